@@ -1,0 +1,235 @@
+"""The shapes that the plugs have, together on one page.
+
+Law 8: a dialect, a format, a price is pure: no I/O, no clock (`now` is an argument), no async.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple, Protocol
+
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.questions import Question
+from bandmeter.domain.tenancy import Account, Scope, Zone
+from bandmeter.domain.usage import Counters, Outcomes, Row, Side
+
+# ---------------------------------------------------------------- formats
+
+
+class Layout(NamedTuple):
+    """How a line falls into columns, and how columns become the fields of a record.
+
+    `columns`: names in the order of the line (tab-separated), JSON keys, or groups of a regular expression.
+    `fields`: record field → SQL expression over the columns, all of which are text or NULL.
+    """
+
+    columns: tuple[str, ...]
+    fields: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Format:
+    """A log format, as a value. The pieces are explained in `formats/__init__.py`."""
+
+    name: str
+    split: str  # "tab", "json" or "pattern"
+    layouts: tuple[Layout, ...]  # told apart by their number of columns; JSON and patterns have one
+    example: str  # a real line, so that a reader can lay it beside the columns
+    side: Side = Side.TARGET  # by which an identity that no zone claims yet is judged
+    pattern: str = ""
+    partial: bool = False  # the log lacks counters: usage is a lower bound
+    has_header: bool = False  # the first line names the columns
+    unmeterable: str = ""  # SQL: a line that shows that the whole source cannot be metered
+    unmeterable_reason: str = ""
+    secret: str = ""  # regular expression for what must not be kept of a rejected line; group 1 stays
+
+
+# ---------------------------------------------------------------- store
+
+
+class Reject(NamedTuple):
+    """A record that could not be read. `line` counts from 1, `byte` from 0, both in the decompressed source."""
+
+    line: int
+    byte: int
+    field: str
+    reason: str
+    detail: str
+    text: bytes
+
+
+class SourceState(NamedTuple):
+    """What is known of a source: its content's beginning, how far it was counted, and what became of it.
+
+    `number` 0: not stored yet. `position` and `lines` are in decompressed bytes and lines. `head` is the first
+    4 KiB that were counted (fewer while there are fewer), `check` a digest of the bytes just before `position`.
+    """
+
+    number: int
+    name: str
+    format: str
+    path: str
+    head: bytes
+    position: int
+    check: bytes
+    lines: int
+    columns: str  # of a format with a header: its header line
+    outcomes: Outcomes
+    newest_ms: int | None
+    committed_ms: int | None
+    note: str  # what an operator should know: "partial", "unmeterable", …
+
+
+class Batch(NamedTuple):
+    """Everything that one transaction writes. `before` → `after` is the source's step; `rows` as in `usage.ROW`.
+
+    `rows`: flat, 5-minute buckets as Unix seconds, any order, keys may repeat. `newest_ms`: zone number → ms.
+    """
+
+    before: SourceState
+    after: SourceState
+    rows: array[int]
+    newest_ms: Mapping[int, int]
+    rejects: Sequence[Reject]
+    committed_ms: int
+
+
+class Unattributed(NamedTuple):
+    """Traffic of an identity that no zone has claimed. `side` "": its records did not say which side they speak of."""
+
+    number: int
+    identity: str
+    side: str
+    target: Counters
+    client: Counters
+    newest_ms: int | None
+
+
+class Store(Protocol):
+    """Batches in, rollups out. Every implementation obeys the laws 1 to 5 and is tested against `memory`."""
+
+    def find_sources(self, name: str) -> list[SourceState]:
+        """Every source of that name."""
+
+    def write(self, batch: Batch) -> bool:
+        """Write the batch in one transaction, durably; False, and nothing written, when the source has moved on."""
+
+    def note_duplicates(self, source: int, lines: int) -> None:
+        """Add lines that were seen again and not counted to a source's outcomes."""
+
+    def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
+        """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""
+
+    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, list[Row]]:
+        """The rows of each zone that has any, by zone number, ordered by bucket and dimensions."""
+
+    def total(self, zone: int, side: Side, span: Span) -> Counters:
+        """The sum over a span on 5-minute edges."""
+
+    def newest_ms(self, zones: Sequence[int]) -> int | None:
+        """Time of the newest counted traffic of these zones."""
+
+    def committed_ms(self) -> int | None:
+        """When usage was last committed."""
+
+    def sources(self) -> list[SourceState]:
+        """All sources, in the order in which they were first seen."""
+
+    def rejects(self, source: int, limit: int) -> list[Reject]:
+        """A source's rejects in order of line, at most `limit`."""
+
+    def unattributed(self) -> list[Unattributed]:
+        """What waits to be claimed, most bytes first."""
+
+    def claim(self, identity: str, zone: Zone) -> Counters:
+        """Move an identity's history into a zone, in one transaction; what moved, on the zone's side."""
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, a sentence each: broken pages, resolutions that disagree (law 5)."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+
+
+# ---------------------------------------------------------------- prices
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Price:
+    """A kind of price plan, as a value.
+
+    `parse` turns the plan's JSON into a checked plan, or raises `input_invalid` naming the field.
+    `cost` gives the exact cost of usage under a parsed plan; `is_summable`: costs of parts add up to the whole's.
+    """
+
+    name: str
+    unit: str  # what it bills: "bytes" or "requests"
+    fields: Mapping[str, str]  # field → what it takes, for the docs and error sentences
+    parse: Callable[[Mapping[str, Any]], Any]
+    cost: Callable[[Any, Counters], Decimal]
+    is_summable: bool = True
+
+
+# ---------------------------------------------------------------- dialects
+
+
+class Parameter(NamedTuple):
+    """A request parameter, as the endpoint's table and its OpenAPI both use it. `schema` is JSON Schema."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str
+    required: bool = False
+    where: str = "query"  # or "path"
+
+
+class Call(NamedTuple):
+    """One authenticated request, without HTTP: who asks, with what, and when."""
+
+    account: Account
+    parameters: Mapping[str, str]
+    now_ms: int
+    client_ip: str = ""
+    body: bytes = b""
+
+
+class Reply(NamedTuple):
+    """What goes back over the wire."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One row of a dialect's table. `parse` may return None when nothing need be asked."""
+
+    name: str
+    paths: tuple[str, ...]
+    summary: str
+    parse: Callable[[Call], Question | None]
+    render: Callable[[Call, Question | None, Any], Reply]
+    schema: Mapping[str, Any]  # JSON Schema of a 200's body
+    parameters: tuple[Parameter, ...] = ()
+    method: str = "GET"
+    scope: Scope = Scope.READ
+    errors: tuple[str, ...] = ()  # codes beyond those that every endpoint can give
+    is_heavy: bool = False  # reads many zones: answered off the event loop
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dialect:
+    """A vendor's wire format. `render_error` gives each error code the vendor's own status, type and body."""
+
+    name: str
+    title: str
+    endpoints: tuple[Endpoint, ...]
+    credentials: tuple[tuple[str, str], ...]  # ("header" or "query", name), tried in order; "bearer" strips the word
+    render_error: Callable[[BandmeterError], Reply]
+    prefixes: tuple[str, ...] = ()  # paths that belong to this dialect also where no endpoint fits

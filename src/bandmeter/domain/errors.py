@@ -1,0 +1,52 @@
+"""Errors of the domain: a stable code and one sentence for the person who reads it.
+
+They carry no HTTP status and no exit status: each dialect has one table from code to its own status and body,
+and the command line has another.
+"""
+
+from __future__ import annotations
+
+
+class BandmeterError(Exception):
+    """An error that we foresaw: `code` is stable and for programs, `sentence` says what is wrong and what to do.
+
+    `code` and `sentence` are safe to show to whoever asked: they never hold another account's names or numbers.
+    """
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+# The codes, in one place so that a dialect's table can be checked for completeness.
+KEY_MISSING = "key_missing"  # no key was sent
+KEY_INVALID = "key_invalid"  # unknown, revoked or expired key
+SCOPE_MISSING = "scope_missing"  # the key is good, but not for this
+PARAMETER_MISSING = "parameter_missing"
+PARAMETER_INVALID = "parameter_invalid"
+ZONE_UNKNOWN = "zone_unknown"  # no such zone in this account; also when another account has one of that name
+ACCOUNT_UNKNOWN = "account_unknown"
+ROUTE_UNKNOWN = "route_unknown"  # no such endpoint
+METHOD_UNKNOWN = "method_unknown"  # the endpoint exists, but not with this method
+RATE_LIMITED = "rate_limited"
+UNAVAILABLE = "unavailable"  # the store cannot be read or written now
+FAILURE = "failure"  # ours; the sentence holds no detail
+INPUT_INVALID = "input_invalid"  # a file or an option that cannot be used as it is
+CONFLICT = "conflict"  # what was asked contradicts what is there
+
+HTTP_CODES = frozenset(
+    {
+        KEY_MISSING,
+        KEY_INVALID,
+        SCOPE_MISSING,
+        PARAMETER_MISSING,
+        PARAMETER_INVALID,
+        ZONE_UNKNOWN,
+        ROUTE_UNKNOWN,
+        METHOD_UNKNOWN,
+        RATE_LIMITED,
+        UNAVAILABLE,
+        FAILURE,
+    },
+)

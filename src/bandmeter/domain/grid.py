@@ -1,0 +1,103 @@
+"""Time: buckets, spans and calendar edges.
+
+Law 4: a bucket is decided by when the traffic happened. Spans are half-open, `start` inside and `end` outside,
+in Unix seconds, UTC. Calendar edges are computed with the calendar, never by multiplying days.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Resolution(enum.IntEnum):
+    """The length of a bucket that the store keeps, in seconds."""
+
+    FIVE_MINUTES = 300
+    HOUR = 3_600
+    DAY = 86_400
+
+
+class Span(NamedTuple):
+    """A half-open stretch of time [start, end), Unix seconds."""
+
+    start: int
+    end: int
+
+    def is_aligned(self, resolution: Resolution) -> bool:
+        """Whether both ends are edges of `resolution`'s UTC buckets."""
+        return self.start % resolution == 0 and self.end % resolution == 0
+
+    def holds(self, second: int) -> bool:
+        """Whether `second` lies inside."""
+        return self.start <= second < self.end
+
+
+def floor_to(second: int, resolution: Resolution) -> int:
+    """The start of the bucket that holds `second`."""
+    return second - second % resolution
+
+
+def ceil_to(second: int, resolution: Resolution) -> int:
+    """The first edge of `resolution` that is not before `second`."""
+    return -(-second // resolution) * resolution
+
+
+def day_start(second: int) -> int:
+    """00:00 UTC of the day that holds `second`."""
+    return floor_to(second, Resolution.DAY)
+
+
+def month_start(second: int, months_later: int = 0) -> int:
+    """00:00 UTC on the first of the month that holds `second`, or of a month `months_later` away (negative: before)."""
+    day = dt.datetime.fromtimestamp(second, dt.UTC)
+    index = day.year * 12 + day.month - 1 + months_later
+    return int(dt.datetime(index // 12, index % 12 + 1, 1, tzinfo=dt.UTC).timestamp())
+
+
+def month_span(second: int, months_later: int = 0) -> Span:
+    """The whole calendar month of `month_start`."""
+    return Span(month_start(second, months_later), month_start(second, months_later + 1))
+
+
+def months_in(span: Span) -> Iterator[Span]:
+    """The calendar months that `span` touches, each cut to `span`, in order."""
+    start = span.start
+    while start < span.end:
+        end = min(month_start(start, 1), span.end)
+        yield Span(start, end)
+        start = end
+
+
+def month_name(second: int) -> str:
+    """`YYYY-MM` of the month that holds `second`."""
+    return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m")
+
+
+def pieces(span: Span) -> list[tuple[Resolution, Span]]:
+    """Cut `span` into the fewest pieces that the store's tables answer exactly, coarsest in the middle.
+
+    `span` must lie on 5-minute edges. The pieces are disjoint, in order, and cover it.
+    """
+    if not span.is_aligned(Resolution.FIVE_MINUTES):
+        msg = f"a span must lie on 5-minute edges: {span}"
+        raise ValueError(msg)
+    return _pieces(span, (Resolution.DAY, Resolution.HOUR, Resolution.FIVE_MINUTES))
+
+
+def _pieces(span: Span, resolutions: tuple[Resolution, ...]) -> list[tuple[Resolution, Span]]:
+    if span.start >= span.end:
+        return []
+    resolution, finer = resolutions[0], resolutions[1:]
+    middle = Span(ceil_to(span.start, resolution), floor_to(span.end, resolution))
+    if middle.start >= middle.end:
+        return _pieces(span, finer)
+    return [
+        *_pieces(Span(span.start, middle.start), finer),
+        (resolution, middle),
+        *_pieces(Span(middle.end, span.end), finer),
+    ]
