@@ -84,10 +84,17 @@ class SourceState(NamedTuple):
     note: str  # what an operator should know: "partial", "unmeterable", …
 
 
+def overlaps(head: bytes, other: bytes) -> bool:
+    """Whether two sources' heads could be the same content, seen at different lengths."""
+    return head.startswith(other) or other.startswith(head)
+
+
 class Batch(NamedTuple):
     """Everything that one transaction writes. `before` → `after` is the source's step; `rows` as in `usage.ROW`.
 
     `rows`: flat, 5-minute buckets as Unix seconds, any order, keys may repeat. `newest_ms`: zone number → ms.
+    `considered`: the highest number among the sources known when it was decided that this one is new; a newer one
+    with the same head means that another process has begun the same file, and the batch is not written.
     """
 
     before: SourceState
@@ -96,6 +103,7 @@ class Batch(NamedTuple):
     newest_ms: Mapping[int, int]
     rejects: Sequence[Reject]
     committed_ms: int
+    considered: int = 0
 
 
 class Unattributed(NamedTuple):
@@ -112,11 +120,14 @@ class Unattributed(NamedTuple):
 class Store(Protocol):
     """Batches in, rollups out. Every implementation obeys the laws 1 to 5 and is tested against `memory`."""
 
-    def find_sources(self, name: str) -> list[SourceState]:
-        """Every source of that name."""
+    def find_sources(self, name: str, head: bytes) -> list[SourceState]:
+        """The sources of that name whose content begins like `head`, as far as both go."""
 
-    def write(self, batch: Batch) -> bool:
-        """Write the batch in one transaction, durably; False, and nothing written, when the source has moved on."""
+    def write(self, batch: Batch) -> int:
+        """Write the batch in one transaction, durably; the source's number.
+
+        0, and nothing written, when the source no longer stands where the batch begins: someone else counted it.
+        """
 
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""

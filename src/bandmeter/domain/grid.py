@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -101,3 +102,16 @@ def _pieces(span: Span, resolutions: tuple[Resolution, ...]) -> list[tuple[Resol
         (resolution, middle),
         *_pieces(Span(middle.end, span.end), finer),
     ]
+
+
+def parse_time(text: str) -> int:
+    """Unix seconds of an ISO 8601 date or time, a fraction cut, UTC without an offset; ValueError if it is none."""
+    moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return math.floor(moment.timestamp())
+
+
+def format_time(second: int) -> str:
+    """ISO 8601 in UTC with `Z`, to the second."""
+    return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

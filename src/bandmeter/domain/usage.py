@@ -137,7 +137,28 @@ class Outcomes(NamedTuple):
         """The sum, counter by counter."""
         return Outcomes(*(a + b for a, b in zip(self, other, strict=True)))
 
+    def minus(self, other: Outcomes) -> Outcomes:
+        """The difference, counter by counter."""
+        return Outcomes(*(a - b for a, b in zip(self, other, strict=True)))
+
     @property
     def adds_up(self) -> bool:
         """Law 2."""
         return self.received == sum(self[1:])
+
+
+OTHERS = "(beyond the daily bound)"  # the identity that new unattributed ones share once a day's bound is reached
+UNSIDED, SIDED = "", "sided"  # whether unattributed records said which side their bytes speak of
+
+
+def claimed(row: tuple[int, ...], side: str, zone: int, zone_side: Side, network: str) -> tuple[int, ...]:
+    """A stored row (`ROW`) of an unattributed identity, as a row of the zone that claims it.
+
+    Traffic of unknown network gets the zone's; bytes that did not say their side become the zone's billed side.
+    """
+    _, bucket, dimensions, *counters = row
+    if NETWORK.code(dimensions) == 0:
+        dimensions |= NETWORK.pack(network)
+    if side == UNSIDED and zone_side is Side.CLIENT:
+        counters = counters[4:] + counters[:4]
+    return (zone, bucket, dimensions, *counters)

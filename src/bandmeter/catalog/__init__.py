@@ -1,0 +1,8 @@
+"""Accounts, zones, identities, keys and price plans: what the operator says, kept in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from bandmeter.catalog.catalog import Catalog
+from bandmeter.catalog.documents import DOCUMENT_BYTES_MAX, load_document
+
+__all__ = ["DOCUMENT_BYTES_MAX", "Catalog", "load_document"]

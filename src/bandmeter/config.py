@@ -1,0 +1,281 @@
+"""Settings: a frozen dataclass per component, read from `bandmeter.toml` and from BANDMETER_* variables.
+
+From weakest to strongest: the default, the file, the environment, the command line. The file is `bandmeter.toml` in
+the data folder, or the one that BANDMETER_CONFIG names. A section's key `[server] port` is BANDMETER_SERVER_PORT in
+the environment. A misspelt name is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bandmeter.domain import errors
+from bandmeter.domain.contracts import Format, Layout
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Side
+
+FILE_NAME = "bandmeter.toml"
+FILE_BYTES_MAX = 2**20  # a thousand formats; a larger file is not a configuration
+DATA_DEFAULT = "bandmeter-data"
+LIST_MAX = 1_000  # sources, or formats
+DEFAULT = "default"
+TYPE_NAMES = {int: "a whole number", str: "text"}
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _number(default: int, least: int, most: int) -> Any:
+    return dataclasses.field(default=default, metadata={"least": least, "most": most})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Server:
+    """Where `serve` listens, and with how many processes."""
+
+    host: str = "127.0.0.1"
+    port: int = _number(8080, 1, 65_535)
+    workers: int = _number(1, 1, 256)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ingest:
+    """How logs are read. `unattributed_per_day` bounds the new identities without a zone that a day may bring."""
+
+    batch_bytes: int = _number(32 * 2**20, 4_096, 2**30)
+    unattributed_per_day: int = _number(10_000, 1, 10_000_000)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dialects:
+    """What a dialect lets an operator choose. `baishan_timezone` cuts that dialect's days."""
+
+    baishan_timezone: str = "Asia/Shanghai"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """A source of logs, as `[[source]]` registers it: `path` may hold `*`; relative ones start at the data folder."""
+
+    name: str
+    format: str
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. `origins`: "section.key" → where its value came from."""
+
+    data: Path
+    file: Path | None = None
+    server: Server = Server()
+    ingest: Ingest = Ingest()
+    dialects: Dialects = Dialects()
+    sources: tuple[Source, ...] = ()
+    formats: tuple[Format, ...] = ()
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+SECTIONS: dict[str, type] = {"server": Server, "ingest": Ingest, "dialects": Dialects}
+FORMAT_KEYS = {"name", "split", "columns", "fields", "side", "pattern", "example"}
+
+
+class _Value(NamedTuple):
+    """A setting as somebody gave it."""
+
+    value: Any
+    origin: str
+
+
+def load(environment: Mapping[str, str], data: str | None = None, options: Mapping[str, Any] | None = None) -> Config:
+    """Read the settings. `data`: the folder from the command line; `options`: "section.key" → value, None if not given.
+
+    Raises `input_invalid` naming the key and the file or variable that is wrong.
+    """
+    folder = Path(data or environment.get("BANDMETER_DATA") or DATA_DEFAULT)
+    file = _find_file(environment, folder)
+    document = _read_file(file) if file else {}
+    for name in document:
+        if name not in {*SECTIONS, "source", "format"}:
+            _refuse(name, str(file), f"there is no such section; there are {', '.join(SECTIONS)}, source and format")
+    origins = {"data": "option --data" if data else "BANDMETER_DATA" if environment.get("BANDMETER_DATA") else DEFAULT}
+    given = _from_environment(environment)
+    given |= {
+        key: _Value(value, f"option --{key.partition('.')[2]}") for key, value in (options or {}).items() if value
+    }
+    sections: dict[str, Any] = {}
+    for name in SECTIONS:
+        sections[name], found = _section(name, document.get(name, {}), str(file), given)
+        origins |= found
+    sources = tuple(_source(*entry, str(file)) for entry in _listed(document, "source", str(file)))
+    formats = tuple(_format(*entry, str(file)) for entry in _listed(document, "format", str(file)))
+    _check_names(formats, str(file))
+    return Config(folder, file, **sections, sources=sources, formats=formats, origins=origins)
+
+
+def _refuse(key: str, where: str, sentence: str) -> Any:
+    raise BandmeterError(errors.INPUT_INVALID, f"{where}: {key}: {sentence}.")
+
+
+def _find_file(environment: Mapping[str, str], folder: Path) -> Path | None:
+    named = environment.get("BANDMETER_CONFIG")
+    if named:
+        return Path(named)
+    usual = folder / FILE_NAME
+    return usual if usual.exists() else None
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise BandmeterError(errors.INPUT_INVALID, f"{file}: is larger than {FILE_BYTES_MAX >> 20} MiB.")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise BandmeterError(errors.INPUT_INVALID, f"{file}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # not UTF-8, or not TOML: that one names line and column
+        raise BandmeterError(errors.INPUT_INVALID, f"{file}: is not TOML: {error}.") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, _Value]:
+    found = {}
+    for variable, text in environment.items():
+        for name, section in SECTIONS.items():
+            prefix = f"BANDMETER_{name.upper()}_"
+            if not variable.startswith(prefix):
+                continue
+            key = variable.removeprefix(prefix).lower()
+            field = next((f for f in dataclasses.fields(section) if f.name == key), None)
+            if field is None:
+                known = ", ".join(prefix + f.name.upper() for f in dataclasses.fields(section))
+                _refuse(variable, "environment", f"there is no such setting; there are {known}")
+            is_number = isinstance(getattr(section(), key), int)
+            digits = is_number and text.isascii() and text.isdigit() and len(text) < 20  # noqa: PLR2004 - 64 bits
+            found[f"{name}.{key}"] = _Value(int(text) if digits else text, variable)
+    return found
+
+
+def _section(name: str, table: Any, file: str, given: Mapping[str, _Value]) -> tuple[Any, dict[str, str]]:
+    """One section's dataclass, and where each of its values came from."""
+    section, origins = SECTIONS[name], {}
+    if not isinstance(table, dict):
+        _refuse(name, file, f"write it as a section, [{name}]")
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    for key in table:
+        if key not in fields:
+            _refuse(f"{name}.{key}", file, f"there is no such setting; there are {', '.join(fields)}")
+    values = {}
+    for key, field in fields.items():
+        path = f"{name}.{key}"
+        stated = _Value(table[key], file) if key in table else _Value(field.default, DEFAULT)
+        stated = given.get(path, stated)
+        values[key] = _checked(stated, field, path)
+        origins[path] = stated.origin
+    return section(**values), origins
+
+
+def _checked(stated: _Value, field: dataclasses.Field[Any], path: str) -> Any:
+    value, kind = stated.value, type(field.default)
+    where = path if not stated.origin.startswith("BANDMETER_") else stated.origin
+    origin = "environment" if stated.origin.startswith("BANDMETER_") else stated.origin
+    if type(value) is not kind:
+        _refuse(where, origin, f"takes {TYPE_NAMES[kind]}, not {value!r}")
+    limits = field.metadata
+    if limits and not limits["least"] <= value <= limits["most"]:
+        _refuse(where, origin, f"takes a number from {limits['least']} to {limits['most']}, not {value}")
+    return value
+
+
+def _listed(document: Mapping[str, Any], name: str, file: str) -> list[tuple[dict[str, Any], str]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        _refuse(name, file, f"write each as [[{name}]]")
+    if len(tables) > LIST_MAX:
+        _refuse(name, file, f"there can be {LIST_MAX} at most")
+    return [(table, f"{name}[{n}]") for n, table in enumerate(tables)]
+
+
+def _text(table: Mapping[str, Any], key: str, path: str, file: str, default: str | None = None) -> str:
+    value = table.get(key, default)
+    if not isinstance(value, str) or (not value and default is None):
+        _refuse(f"{path}.{key}", file, "is missing" if value is None else f"takes text, not {value!r}")
+    return str(value)
+
+
+def _source(table: dict[str, Any], path: str, file: str) -> Source:
+    keys = [field.name for field in dataclasses.fields(Source)]
+    for key in table:
+        if key not in keys:
+            _refuse(f"{path}.{key}", file, f"there is no such setting; there are {', '.join(keys)}")
+    return Source(*(_text(table, key, path, file) for key in keys))
+
+
+def _format(table: dict[str, Any], path: str, file: str) -> Format:
+    for key in table:
+        if key not in FORMAT_KEYS:
+            _refuse(f"{path}.{key}", file, f"there is no such setting; there are {', '.join(sorted(FORMAT_KEYS))}")
+    columns, fields = table.get("columns"), table.get("fields")
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        _refuse(f"{path}.columns", file, "takes a list of the columns' names")
+    if not isinstance(fields, dict) or not all(isinstance(sql, str) for sql in fields.values()):
+        _refuse(f"{path}.fields", file, "takes a table of SQL expressions, such as {bytes_up = 'whole(sent)'}")
+    side = _text(table, "side", path, file, default=Side.TARGET)
+    if side not in set(Side):
+        _refuse(f"{path}.side", file, f"takes target or client, not {side!r}")
+    return Format(
+        name=_text(table, "name", path, file),
+        split=_text(table, "split", path, file),
+        layouts=(Layout(tuple(columns or ()), dict(fields or {})),),
+        example=_text(table, "example", path, file, default=""),
+        side=Side(side),
+        pattern=_text(table, "pattern", path, file, default=""),
+    )
+
+
+def _check_names(formats: tuple[Format, ...], file: str) -> None:
+    seen = set()
+    for n, log_format in enumerate(formats):
+        if log_format.name in seen:
+            _refuse(f"format[{n}].name", file, f"a format of the name {log_format.name!r} stands above already")
+        seen.add(log_format.name)
+
+
+def dump(config: Config) -> str:
+    """The settings in force as TOML that can be read back, each with where its value came from."""
+    lines = [f"# data = {json.dumps(str(config.data))}  # {config.origins['data']}"]
+    for name in SECTIONS:
+        lines += ["", f"[{name}]"]
+        section = getattr(config, name)
+        for field in dataclasses.fields(section):
+            origin = config.origins[f"{name}.{field.name}"]
+            lines.append(f"{field.name} = {_toml(getattr(section, field.name))}  # {origin}")
+    for source in config.sources:
+        lines += ["", "[[source]]", *(f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(source).items())]
+    for log_format in config.formats:
+        lines += ["", "[[format]]", *_format_lines(log_format)]
+    return "\n".join(lines) + "\n"
+
+
+def _format_lines(log_format: Format) -> list[str]:
+    layout = log_format.layouts[0]
+    columns = ", ".join(_toml(column) for column in layout.columns)
+    lines = [
+        f"{key} = {_toml(str(getattr(log_format, key)))}" for key in ("name", "split", "side", "pattern", "example")
+    ]
+    lines.append(f"columns = [{columns}]")
+    lines += [f"fields.{_key(name)} = {_toml(sql)}" for name, sql in layout.fields.items()]
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _toml(name)
+
+
+def _toml(value: str | int) -> str:
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

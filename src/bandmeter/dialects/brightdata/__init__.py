@@ -1,0 +1,24 @@
+"""The Bright Data dialect: usage, cost, and the neighbours that clients of these need.
+
+Sources, as the parts of this folder mark them: [seed] the vendor's own pages, [live] seen in a real account's answer
+or in public client code, [ours] published by nobody.
+"""
+
+from __future__ import annotations
+
+from bandmeter.dialects.brightdata.bandwidth import BANDWIDTH
+from bandmeter.dialects.brightdata.cost import MONEY
+from bandmeter.dialects.brightdata.wire import render_error
+from bandmeter.dialects.brightdata.zones import NEIGHBOURS
+from bandmeter.domain.contracts import Dialect
+
+BRIGHTDATA = Dialect(
+    name="brightdata",
+    title="Bright Data",
+    endpoints=(*BANDWIDTH, *MONEY, *NEIGHBOURS),
+    credentials=(("bearer", "authorization"),),
+    render_error=render_error,
+    prefixes=tuple(
+        f"{prefix}{path}" for prefix in ("", "/api") for path in ("/zone", "/customer", "/status", "/network_status")
+    ),
+)

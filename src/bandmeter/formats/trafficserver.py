@@ -1,0 +1,44 @@
+"""Traffic Server 9.2 as a forward proxy: format `meter` of `logging.yaml`, tab-separated.
+
+The line stamps the start. A CONNECT counts only with status 200 to the client; anything else counts when the server
+answered. Lines of CONNECTs that a plugin denied are corrupt (numbers of 19 digits, shifted columns, broken UTF-8):
+they become rejects. The log holds whole Proxy-Authorization headers, so a rejected line is kept without the password.
+"""
+
+from __future__ import annotations
+
+from bandmeter.domain.contracts import Format, Layout
+
+_COLUMNS = (
+    "start duration_ms client client_port authorization method scheme host_header host url result client_status "
+    "server_status server_ip server_port cqhl cqcl pqhl pqcl sshl sscl pshl pscl client_finish proxy_finish "
+    "client_version server_version hierarchy server_name url_again"
+).split()
+
+TRAFFICSERVER = Format(
+    name="trafficserver",
+    split="tab",
+    secret=r"(?i)\b(basic +)([a-z0-9+/]+=*)",
+    example="1795307821.245	29	127.0.0.1	45818	Basic Y3VzdC1hY21lLXpvbmUtcmVzMjpwdw==	GET	http	cdn.test:18080	cdn.test"
+    "	http://cdn.test:18080/bytes/1000	TCP_MISS	200	200	127.0.0.1	18080	245	0	247	0	159	1000	199	1000	FIN	FIN"
+    "	http/1.1	http/1.1	DIRECT	-	http://cdn.test:18080/bytes/1000",
+    layouts=(
+        Layout(
+            columns=tuple(_COLUMNS),
+            fields={
+                "time_ms": "seconds_ms(start) + whole(duration_ms)",
+                "identity": "user_of_basic(authorization)",
+                "has_target_bytes": "CASE WHEN method = 'CONNECT' THEN client_status = '200' "
+                "ELSE server_status <> '000' AND server_status <> '-' END",
+                "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(cqcl) ELSE whole(pqhl) + whole(pqcl) END",
+                "target_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) - whole(pshl) "
+                "ELSE whole(sshl) + whole(sscl) END",
+                "client_bytes_up": "whole(cqhl) + whole(cqcl)",
+                "client_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) ELSE whole(pshl) + whole(pscl) END",
+                "status": "status_of(client_status)",
+                "scheme": "CASE WHEN method = 'CONNECT' OR scheme = 'https' THEN 'https' ELSE 'http' END",
+                "ip_version": "ip_version_of(server_ip)",
+            },
+        ),
+    ),
+)

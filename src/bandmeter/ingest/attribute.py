@@ -1,0 +1,105 @@
+"""Identities become zones.
+
+A record reaches its zone by the first rule that fits: `account` and `zone`; an identity that a zone has registered;
+an identity of the form `[<prefix>-]cust[omer]-<account>-zone-<zone>[-<parameters>]`. What fits nothing is kept as
+unattributed until it is claimed.
+
+A user name carries parameters (`…-session-445837-country-us`), so they are cut off in SQL, per batch, before folding;
+what is left is few, and is resolved here, once each.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from bandmeter.domain.tenancy import ZONE_MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bandmeter.domain.tenancy import Zone
+
+NOBODY = "-"  # the identity of records that name none
+_CUSTOMER_MARK = re.compile(r"(?:^|-)cust(?:omer)?-")
+
+
+class Key(NamedTuple):
+    """What a batch's records are folded by: the zone named, or the identity without its parameters."""
+
+    account: str | None
+    zone: str | None
+    identity: str | None
+
+
+class Attribution:
+    """The catalog's zones at one moment, arranged for look-up."""
+
+    def __init__(self, zones: Iterable[Zone]) -> None:
+        self._by_name: dict[tuple[str, str], Zone] = {}
+        self._by_identity: dict[str, Zone] = {}
+        for zone in zones:
+            self._by_name[zone.account, zone.name] = zone
+            for identity in zone.identities:
+                self._by_identity[identity] = zone
+        names = [name for account, name in self._by_name if "-" in name]
+        # Zone names with a '-' in them: the only ones for which more than one word after the mark may matter.
+        self.dashed_names = frozenset(names)
+        # Registered identities that the cut would shorten: they must be looked up whole.
+        self.whole_identities = frozenset(i for i in self._by_identity if ZONE_MARK in i)
+
+    def cut_sql(self, identity: str) -> str:
+        """SQL for `identity` without its parameters. It may keep more than needed, never less.
+
+        It refers to the tables `whole_identities(name)` and `dashed_names(name)` only when there are any.
+        """
+        mark = len(ZONE_MARK)
+        rest = f"substr({identity}, strpos({identity}, '{ZONE_MARK}') + {mark})"
+        before = f"strpos({identity}, '{ZONE_MARK}') + {mark - 1}"
+        cases = [f"WHEN NOT contains({identity}, '{ZONE_MARK}') THEN {identity}"]
+        if self.whole_identities:
+            cases.append(f"WHEN {identity} IN (SELECT name FROM whole_identities) THEN {identity}")
+        for dashes in sorted({name.count("-") for name in self.dashed_names}, reverse=True):
+            head = f"array_to_string(string_split({rest}, '-')[1:{dashes + 1}], '-')"
+            cases.append(
+                f"WHEN {head} IN (SELECT name FROM dashed_names) THEN left({identity}, {before}) || {head}",
+            )
+        first_word = f"left({identity}, {before} + strpos({rest} || '-', '-') - 1)"
+        return f"CASE {' '.join(cases)} ELSE {first_word} END"
+
+    def find(self, key: Key) -> Zone | None:
+        """The zone of a key, or None."""
+        if key.account is not None and key.zone is not None:
+            return self._by_name.get((key.account, key.zone))
+        if key.identity is None:
+            return self._by_identity.get(NOBODY)
+        return self._find_identity(key.identity)
+
+    def _find_identity(self, identity: str) -> Zone | None:
+        zone = self._by_identity.get(identity) or self._by_identity.get(self.unclaimed_name(identity))
+        return zone or self._find_domain(identity) or self._find_customer(identity)
+
+    def _find_domain(self, identity: str) -> Zone | None:
+        """`*.example.com` takes every name below it, the closest first; it does not take example.com itself."""
+        domain = identity.lower()
+        zone = self._by_identity.get(domain)
+        while zone is None and "." in domain:
+            domain = domain.partition(".")[2]
+            zone = self._by_identity.get("*." + domain)
+        return zone
+
+    def _find_customer(self, identity: str) -> Zone | None:
+        for mark in _CUSTOMER_MARK.finditer(identity):
+            account, found, rest = identity[mark.end() :].partition(ZONE_MARK)
+            words = rest.split("-")
+            for count in range(len(words), 0, -1) if found else ():
+                zone = self._by_name.get((account, "-".join(words[:count])))
+                if zone is not None:
+                    return zone
+        return None
+
+    @staticmethod
+    def unclaimed_name(identity: str | None) -> str:
+        """The identity under which traffic waits to be claimed: without parameters, `-` when there is none."""
+        head, mark, rest = (identity or NOBODY).partition(ZONE_MARK)
+        return head + mark + rest.partition("-")[0]

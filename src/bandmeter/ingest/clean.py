@@ -1,0 +1,116 @@
+"""What a splitter could misread is taken out of a batch before it is decoded, line by line, each with its reason.
+
+Proxies do write such lines: broken UTF-8 by Traffic Server, NUL bytes into a HAProxy log that someone truncated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bandmeter.ingest.scratch import Scratch
+
+LINE_BYTES_MAX = 262_144  # a URL may have 64 KiB in Squid and nginx; a line four times as long is damage
+_NEWLINE, _RETURN, _TAB, _NUL = 10, 13, 9, 0
+
+
+class Lines(NamedTuple):
+    """Where the lines of a batch are. `starts` and `ends` (without the newline) are positions in the batch."""
+
+    starts: Any
+    ends: Any
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def count(scratch: Scratch) -> int:
+    """The number of newlines, counted on its own, to hold against what the splitter says."""
+    array = scratch.array
+    step = 1 << 18  # stays in the processor's cache
+    return sum(int(np.count_nonzero(array[i : i + step] == _NEWLINE)) for i in range(0, len(array), step))
+
+
+def is_clean(scratch: Scratch, *, is_whole_line: bool) -> bool:
+    """Whether no byte of the batch can mislead the splitter. Blank and overlong lines show in the count of rows."""
+    if scratch.holds(b"\0") or scratch.holds(b"\r") or (is_whole_line and scratch.holds(b"\x01")):
+        return False
+    if scratch.length and int(scratch.array.max()) > 127:  # noqa: PLR2004 - beyond ASCII
+        try:
+            str(memoryview(scratch.array), "utf-8")
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def lines(scratch: Scratch) -> Lines:
+    """Every line of the batch, which ends with a newline."""
+    newlines = np.flatnonzero(scratch.array == _NEWLINE)
+    return Lines(np.concatenate([[0], newlines[:-1] + 1])[: len(newlines)], newlines)
+
+
+def faults(scratch: Scratch, all_lines: Lines, columns_max: int | None) -> dict[int, tuple[str, str]]:
+    """The lines to take out: their index, and the reason with its detail. A blank line has the reason "".
+
+    `columns_max`: of a tab-separated format, which the splitter would refuse or cut; None for others.
+    """
+    array = scratch.array
+    # A CR before the newline is another system's way to end a line: it is cut off, below, and no fault.
+    found: dict[int, tuple[str, str]] = {}
+    for index, position, reason in _broken_utf8(scratch, all_lines):
+        found[index] = ("corrupt", f"{reason} at byte {position} of the line")
+    lone = np.flatnonzero(array == _RETURN)
+    lone = lone[array[np.minimum(lone + 1, len(array) - 1)] != _NEWLINE]
+    marks = [(np.flatnonzero(array == _NUL), "a NUL byte"), (lone, "a carriage return inside the line")]
+    if columns_max is None:
+        marks.append((np.flatnonzero(array == 1), "the control character 0x01"))
+    for positions, what in marks:
+        for index in np.unique(_line_of(positions, all_lines)).tolist():
+            found.setdefault(index, ("corrupt", f"the line holds {what}"))
+    for index in np.flatnonzero(all_lines.ends - all_lines.starts > LINE_BYTES_MAX).tolist():
+        found[index] = ("corrupt", f"the line has over {LINE_BYTES_MAX} bytes")
+    if columns_max is not None:
+        tabs = np.bincount(_line_of(np.flatnonzero(array == _TAB), all_lines), minlength=len(all_lines))
+        for index in np.flatnonzero(tabs >= columns_max).tolist():
+            found.setdefault(index, ("corrupt", f"{tabs[index] + 1} columns, and the format has {columns_max}"))
+    for index in np.flatnonzero(_is_blank(array, all_lines)).tolist():
+        found[index] = ("", "")
+    return found
+
+
+def take_out(scratch: Scratch, all_lines: Lines, out: dict[int, tuple[str, str]]) -> Any:
+    """Leave only the other lines in the batch, their CRs cut off; the index of each line that stays."""
+    stays = np.ones(len(all_lines), dtype=bool)
+    stays[list(out)] = False
+    kept = np.flatnonzero(stays)
+    content = scratch.bytes()
+    pairs = zip(all_lines.starts[kept].tolist(), all_lines.ends[kept].tolist(), strict=True)
+    scratch.replace(b"".join(content[start:end].removesuffix(b"\r") + b"\n" for start, end in pairs))
+    return kept
+
+
+def _line_of(positions: Any, all_lines: Lines) -> Any:
+    return np.searchsorted(all_lines.ends, positions)
+
+
+def _is_blank(array: Any, all_lines: Lines) -> Any:
+    length = all_lines.ends - all_lines.starts
+    return (length == 0) | ((length == 1) & (array[all_lines.starts] == _RETURN))
+
+
+def _broken_utf8(scratch: Scratch, all_lines: Lines) -> list[tuple[int, int, str]]:
+    found = []
+    content = memoryview(scratch.bytes())
+    start = 0
+    while start < len(content):
+        try:
+            str(content[start:], "utf-8")
+        except UnicodeDecodeError as error:
+            index = int(_line_of(np.array([start + error.start]), all_lines)[0])
+            found.append((index, start + error.start - int(all_lines.starts[index]), "broken UTF-8"))
+            start = int(all_lines.ends[index]) + 1
+        else:
+            break
+    return found

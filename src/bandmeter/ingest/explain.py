@@ -1,0 +1,150 @@
+"""Why a record was rejected: the field, the reason out of a closed set, and a sentence for whoever mends it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX
+from bandmeter.ingest.decode import FUTURE_MS_MAX, IDENTITY_LENGTH_MAX, PAIRS
+
+if TYPE_CHECKING:
+    from bandmeter.domain.contracts import Format, Layout
+
+REASONS = (
+    "not_json",
+    "torn_line",
+    "missing_field",
+    "bad_time",
+    "in_future",
+    "bad_number",
+    "negative",
+    "too_large",
+    "unknown_value",
+    "unknown_zone",
+    "corrupt",
+)
+SHOWN_LENGTH_MAX = 60  # of a value in a sentence
+
+
+class Explanation(NamedTuple):
+    """`reason` is one of REASONS."""
+
+    field: str
+    reason: str
+    detail: str
+
+
+def explain(log_format: Format, record: dict[str, Any], now_ms: int) -> Explanation:
+    """Explain one row of `Decoder.rejected`."""
+    if record["width"] is None:
+        return _explain_shape(log_format, record)
+    if record["is_unmeterable"]:
+        return Explanation("bytes_down", "bad_number", f"{log_format.unmeterable_reason}.")
+    layout = next(x for x in log_format.layouts if len(x.columns) == record["width"])
+    return (
+        _explain_time(layout, record, now_ms)
+        or _explain_bytes(layout, record)
+        or _explain_rest(layout, record)
+        or _explain_zone(record)
+        or Explanation("", "corrupt", "the line cannot be read")
+    )
+
+
+def _explain_shape(log_format: Format, record: dict[str, Any]) -> Explanation:
+    if log_format.split == "json":
+        return Explanation("", "not_json", "the line is no JSON object")
+    if log_format.split == "pattern":
+        return Explanation("", "torn_line", f"the line does not have the form of {log_format.name}")
+    count = sum(value is not None for name, value in record.items() if name.startswith("raw_"))
+    widths = " or ".join(str(len(layout.columns)) for layout in log_format.layouts)
+    return Explanation("", "torn_line", f"{count} columns, and the format has {widths}")
+
+
+def _explain_time(layout: Layout, record: dict[str, Any], now_ms: int) -> Explanation | None:
+    time_ms = record["time_ms"]
+    if time_ms is None or time_ms < 0:
+        texts = _sources(layout, "time_ms", record)
+        if all(text is None or text == "" for text in texts.values()):
+            return Explanation("time", "missing_field", "there is no time")
+        shown = ", ".join(f"{name} is {_shown(text)}" for name, text in texts.items())
+        return Explanation("time", "bad_time", f"{shown}; a time is Unix seconds, or RFC 3339 with its offset")
+    if time_ms > now_ms + FUTURE_MS_MAX:
+        ahead_s = (time_ms - now_ms) // 1000
+        return Explanation("time", "in_future", f"the time is {ahead_s} s ahead of this machine's clock")
+    return None
+
+
+def _explain_bytes(layout: Layout, record: dict[str, Any]) -> Explanation | None:
+    for has, pair in PAIRS.items():
+        for field in pair if record[has] else ():
+            found = _explain_number(layout, field, record, BYTES_MAX)
+            if found:
+                return found
+    if not any(record[has] for has in PAIRS):
+        return Explanation("bytes_up", "missing_field", "there are no bytes of either side")
+    return None
+
+
+def _explain_rest(layout: Layout, record: dict[str, Any]) -> Explanation | None:
+    found = _explain_number(layout, "requests", record, REQUESTS_MAX)
+    if found:
+        return found
+    for name, dimension in DIMENSIONS.items():
+        if record[name] is not None and record[name] not in dimension.values:
+            values = ", ".join(dimension.values)
+            return Explanation(name, "unknown_value", f"{name} is {_shown(record[name])}; it takes {values}")
+    status = record["status"]
+    if status is not None and not 100 <= status <= 599:  # noqa: PLR2004 - RFC 9110 has no others
+        texts = ", ".join(_shown(text) for text in _sources(layout, "status", record).values())
+        return Explanation("status", "corrupt", f"the status is {texts}; it is 100 to 599")
+    if record["identity"] is not None and len(record["identity"]) > IDENTITY_LENGTH_MAX:
+        return Explanation("identity", "too_large", f"the identity has over {IDENTITY_LENGTH_MAX} characters")
+    return None
+
+
+def _explain_zone(record: dict[str, Any]) -> Explanation | None:
+    for field, other in (("account", "zone"), ("zone", "account")):
+        if record[field] is None and record[other] is not None:
+            return Explanation(field, "missing_field", f"the record names a {other} and no {field}")
+    if record["is_unknown"]:
+        named = f"{_shown(record['account'])} has no zone {_shown(record['zone'])}"
+        return Explanation("zone", "unknown_zone", f"the account {named}")
+    return None
+
+
+def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: int) -> Explanation | None:
+    value = record[field]
+    texts = _sources(layout, field, record)
+    shown = ", ".join(_shown(text) for text in texts.values())
+    if value is None:
+        given = [text for text in texts.values() if text not in (None, "", "-")]
+        if not given:
+            return Explanation(field, "missing_field", f"there is no {field}")
+        if any(re.fullmatch(r"-[0-9]+", text) for text in given):
+            return Explanation(field, "negative", f"{field} is {shown}")
+        if all(re.fullmatch(r"[0-9]+", text) for text in given) and any(_is_over(text, limit) for text in given):
+            return Explanation(field, "too_large", f"{field} is {shown}; at most {limit}")
+        return Explanation(field, "bad_number", f"{field} is {shown}; it takes a whole number")
+    if value < 0:
+        return Explanation(field, "negative", f"{field} is {value} ({shown})")
+    if value > limit:
+        return Explanation(field, "too_large", f"{field} is {value}; at most {limit}")
+    return None
+
+
+def _is_over(digits: str, limit: int) -> bool:
+    significant = digits.lstrip("0")
+    return len(significant) > len(str(limit)) or int(significant or "0") > limit
+
+
+def _sources(layout: Layout, field: str, record: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a field's expression reads, and their text."""
+    words = set(re.findall(r"\b[a-z_][a-z0-9_]*\b(?!\s*\()", re.sub(r"'[^']*'", "", layout.fields.get(field, ""))))
+    return {name: record[f"raw_{i}"] for i, name in enumerate(layout.columns) if name in words}
+
+
+def _shown(text: str | None) -> str:
+    if text is None:
+        return "absent"
+    return repr(text if len(text) <= SHOWN_LENGTH_MAX else text[:SHOWN_LENGTH_MAX] + "…")

@@ -1,0 +1,186 @@
+"""Where a file's content begins and how far it was counted.
+
+A source is its content, not its path or inode: the first 4 KiB that were counted, and at the position a check of the
+bytes just before it, both on decompressed bytes. So a renamed, linked or copied file and the `.gz` that a rotation
+left are the source that they were before; a truncated or replaced one fails the check and is a new source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+import zlib
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import zstandard
+
+from bandmeter.domain import errors
+from bandmeter.domain.contracts import SourceState
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Outcomes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bandmeter.domain.contracts import Store
+
+HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
+CHECK_BYTES = 4_096  # just before the position
+STDIN = "-"
+_READ_BYTES = 1 << 20
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Content:
+    """The decompressed bytes of a file, read from the beginning to the end once; `size` is the file's own, for progress.
+
+    A compressed file that ends in the middle is content up to there, and `is_torn`.
+    """
+
+    def __init__(self, raw: IO[bytes], path: str) -> None:
+        self.path = path
+        self.is_torn = False
+        self.offset = 0
+        self._raw = raw
+        self._pushed_back = b""
+        self.size = os.fstat(raw.fileno()).st_size
+        magic = os.pread(raw.fileno(), 4, 0)
+        self._compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
+        if self._compression == "gzip":
+            self._stream: IO[bytes] = gzip.GzipFile(fileobj=raw)
+        elif self._compression == "zstd":
+            self._stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        else:
+            self._stream = raw
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill a part of `view`; 0 at the end."""
+        if self._pushed_back:
+            part, self._pushed_back = self._pushed_back[: len(view)], self._pushed_back[len(view) :]
+            view[: len(part)] = part
+            self.offset += len(part)
+            return len(part)
+        if self.is_torn:
+            return 0
+        try:
+            got = self._stream.readinto(view)  # type: ignore[attr-defined]
+        except EOFError:
+            got, self.is_torn = 0, True
+        except (OSError, zlib.error, zstandard.ZstdError) as error:
+            raise BandmeterError(
+                errors.INPUT_INVALID,
+                f"{self.path} cannot be read at byte {self.offset} of its content: {error}.",
+            ) from error
+        self.offset += got or 0
+        return got or 0
+
+    def push_back(self, tail: bytes) -> None:
+        """Give back the last bytes read: the next read begins with them."""
+        self._pushed_back = tail + self._pushed_back
+        self.offset -= len(tail)
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end."""
+        buffer = bytearray(size)
+        length = 0
+        while length < size:
+            got = self.read_into(memoryview(buffer)[length:])
+            if not got:
+                break
+            length += got
+        return bytes(buffer[:length])
+
+    def skip_to(self, position: int) -> bool:
+        """Go forward to `position`; False when the content ends before it."""
+        if not self._compression:
+            self.offset = min(position, os.fstat(self._raw.fileno()).st_size)
+            self._raw.seek(self.offset)
+        while self.offset < position:
+            if not self.read(min(_READ_BYTES, position - self.offset)):
+                return False
+        return True
+
+    @property
+    def progress_bytes(self) -> int:
+        """How much of the file itself has been read."""
+        return self._raw.tell()
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Content]:
+    """Open a file; `input_invalid` when that cannot be done."""
+    try:
+        raw = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed below
+    except OSError as error:
+        raise BandmeterError(errors.INPUT_INVALID, f"{path} cannot be opened: {error.strerror}.") from error
+    with raw:
+        yield Content(raw, path)
+
+
+@contextlib.contextmanager
+def seekable(path: str, folder: Path) -> Iterator[str]:
+    """A path whose content can be read twice: standard input that is a pipe is first written to `folder`."""
+    if path != STDIN:
+        yield path
+    elif stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+        yield "/dev/stdin"
+    else:
+        with tempfile.NamedTemporaryFile(prefix="stdin-", dir=folder) as spool:
+            while chunk := sys.stdin.buffer.read(_READ_BYTES):
+                spool.write(chunk)
+            spool.flush()
+            yield spool.name
+
+
+class Found(NamedTuple):
+    """A content's source: its state so far (number 0: new), what else was known, and what to tell the operator."""
+
+    state: SourceState
+    considered: int
+    note: str = ""
+    is_older_copy: bool = False
+
+
+def find(store: Store, name: str, log_format: str, path: str) -> Found:
+    """Find the source that a file's content belongs to, and how far it was counted."""
+    with opened(path) as content:
+        head = content.read(HEAD_BYTES)
+        known = store.find_sources(name, head)
+        considered = max((state.number for state in known), default=0)
+        fits = None
+        is_shorter = False
+        for state in sorted(known, key=lambda s: s.position):
+            if head.startswith(state.head) and _check_fits(content, state):
+                fits = state
+            elif state.head.startswith(head) or (head.startswith(state.head) and content.offset < state.position):
+                is_shorter = True
+    if fits:
+        return Found(fits, considered)
+    new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
+    if is_shorter:
+        return Found(new, considered, "shorter than what was counted of it: an older copy, nothing was added", True)
+    return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "")
+
+
+def _check_fits(content: Content, state: SourceState) -> bool:
+    """Whether the bytes before the state's position are those that were counted."""
+    start = max(0, state.position - CHECK_BYTES)
+    if content.offset > start:
+        return _reread_fits(content.path, state)
+    return content.skip_to(start) and check_of(content.read(state.position - start)) == state.check
+
+
+def _reread_fits(path: str, state: SourceState) -> bool:
+    with opened(path) as content:
+        return _check_fits(content, state)
+
+
+def check_of(tail: bytes) -> bytes:
+    """The check of the bytes before a position, of which the last `CHECK_BYTES` count."""
+    return hashlib.blake2b(tail[-CHECK_BYTES:], digest_size=16).digest()

@@ -1,0 +1,69 @@
+"""Price plan `per_gb`: every byte costs the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from bandmeter.domain import errors
+from bandmeter.domain.contracts import Price
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.money import EXACT
+from bandmeter.domain.usage import Counters
+
+UNIT_BYTES = {"GB": Decimal(10**9), "GiB": Decimal(2**30)}
+# Up to 9,999,999 a unit, which any currency fits into, and 12 places, which is a price per byte to the cent and finer.
+PRICE = re.compile(r"[0-9]{1,7}(\.[0-9]{1,12})?")
+FIELDS = {
+    "price": 'a decimal from 0 to 9999999 with up to 12 places, best as a string: "0.42"',
+    "unit": '"GB" (10^9 bytes, the default) or "GiB" (2^30 bytes)',
+}
+
+
+class Plan(NamedTuple):
+    """A checked plan: `price` of one `unit`, in the account's currency."""
+
+    price: Decimal
+    unit: str
+
+
+def parse(fields: Mapping[str, Any]) -> Plan:
+    """The plan's JSON as a plan; `input_invalid` names the field that cannot be used and what it takes."""
+    for name in fields:
+        if name not in FIELDS and name != "plan":
+            raise BandmeterError(
+                errors.INPUT_INVALID,
+                f"{name[:80]!r} is no field of a per_gb plan: use {' and '.join(FIELDS)}.",
+            )
+    if "price" not in fields:
+        raise _invalid("price")
+    unit = fields.get("unit", "GB")
+    if not isinstance(unit, str) or unit not in UNIT_BYTES:
+        raise _invalid("unit")
+    return Plan(_price(fields["price"]), unit)
+
+
+def _price(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise _invalid("price")
+    # A JSON number may arrive as a float: its shortest spelling is what its author wrote.
+    exact = Decimal(repr(value)) if isinstance(value, float) else value
+    text = exact if isinstance(exact, str) else f"{Decimal(exact):f}"
+    if not PRICE.fullmatch(text):
+        raise _invalid("price")
+    return Decimal(text)
+
+
+def _invalid(field: str) -> BandmeterError:
+    return BandmeterError(errors.INPUT_INVALID, f"{field} of a per_gb plan takes {FIELDS[field]}.")
+
+
+def cost(plan: Plan, counters: Counters) -> Decimal:
+    """The exact cost of both directions' bytes."""
+    traffic = Decimal(counters.bytes_up + counters.bytes_down)
+    return EXACT.divide(EXACT.multiply(traffic, plan.price), UNIT_BYTES[plan.unit])
+
+
+PER_GB = Price(name="per_gb", unit="bytes", fields=FIELDS, parse=parse, cost=cost)

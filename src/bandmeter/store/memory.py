@@ -1,0 +1,155 @@
+"""The store as a dictionary: the reference that the others are tested against. It keeps nothing on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from bandmeter.domain import usage
+from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed, overlaps
+from bandmeter.domain.grid import Resolution, Span, floor_to
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Counters, Outcomes, Row, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bandmeter.domain.tenancy import Zone
+
+WIDTH = len(usage.ROW)
+SLICES = {Side.TARGET: slice(0, 4), Side.CLIENT: slice(4, 8)}
+
+
+class MemoryStore:
+    """Implements `contracts.Store` in the plainest way there is."""
+
+    def __init__(self, identities_per_day: int = 10_000) -> None:
+        self.identities_per_day = identities_per_day
+        self._lock = threading.RLock()
+        self._usage: dict[Resolution, dict[tuple[int, int, int], list[int]]] = {r: {} for r in Resolution}
+        self._sources: dict[int, SourceState] = {}
+        self._rejects: dict[int, list[Reject]] = defaultdict(list)
+        self._newest: dict[int, int] = {}
+        self._identities: dict[tuple[str, str], int] = {}
+        self._identities_of_day: dict[int, int] = defaultdict(int)
+        self._claims: dict[int, tuple[int, Side, str]] = {}
+        self._committed_ms: int | None = None
+
+    def find_sources(self, name: str, head: bytes) -> list[SourceState]:
+        return [s for s in self._sources.values() if s.name == name and overlaps(s.head, head)]
+
+    def write(self, batch: Batch) -> int:
+        with self._lock:
+            before = self._sources.get(batch.before.number)
+            if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
+                return 0
+            number = batch.before.number or len(self._sources) + 1
+            outcomes = batch.after.outcomes
+            if before:
+                outcomes = before.outcomes.plus(batch.after.outcomes.minus(batch.before.outcomes))
+            self._sources[number] = batch.after._replace(
+                number=number,
+                outcomes=outcomes,
+                committed_ms=batch.committed_ms,
+            )
+            self._rejects[number].extend(batch.rejects)
+            for start in range(0, len(batch.rows), WIDTH):
+                self._add(tuple(batch.rows[start : start + WIDTH]))
+            for zone, newest_ms in batch.newest_ms.items():
+                owner = self._claims[zone][0] if zone in self._claims else zone
+                self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
+            self._committed_ms = batch.committed_ms
+            return number
+
+    def _has_newcomer(self, batch: Batch) -> bool:
+        known = self.find_sources(batch.before.name, batch.after.head)
+        return not batch.before.number and any(s.number > batch.considered for s in known)
+
+    def _add(self, row: tuple[int, ...]) -> None:
+        if row[0] in self._claims:
+            row = usage.claimed(row, self._identity(row[0])[1], *self._claims[row[0]])
+        zone, bucket, dimensions, *counters = row
+        for resolution, table in self._usage.items():
+            sums = table.setdefault((zone, floor_to(bucket, resolution), dimensions), [0] * 8)
+            for i, value in enumerate(counters):
+                sums[i] += value
+
+    def note_duplicates(self, source: int, lines: int) -> None:
+        with self._lock:
+            state = self._sources[source]
+            outcomes = state.outcomes.plus(Outcomes(received=lines, duplicate=lines))
+            self._sources[source] = state._replace(outcomes=outcomes)
+
+    def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
+        with self._lock:
+            return {key: self._number(key, day) for key in wanted}
+
+    def _number(self, key: tuple[str, str], day: int) -> int:
+        if key not in self._identities:
+            if self._identities_of_day[day] >= self.identities_per_day:
+                key = (usage.OTHERS, key[1])
+            elif key[0] != usage.OTHERS:
+                self._identities_of_day[day] += 1
+        return self._identities.setdefault(key, -len(self._identities) - 1)
+
+    def _identity(self, number: int) -> tuple[str, str]:
+        return next(key for key, n in self._identities.items() if n == number)
+
+    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, list[Row]]:
+        with self._lock:
+            found: dict[int, list[Row]] = {}
+            for (zone, bucket, dimensions), counters in sorted(self._usage[resolution].items()):
+                one_side = counters[SLICES[side]]
+                if zone in zones and span.holds(bucket) and any(one_side):
+                    found.setdefault(zone, []).append(Row(bucket, dimensions, *one_side))
+            return found
+
+    def total(self, zone: int, side: Side, span: Span) -> Counters:
+        rows = self.read([zone], side, Resolution.FIVE_MINUTES, span).get(zone, [])
+        return Counters(*(sum(column) for column in zip(*(row[2:] for row in rows), strict=True))) if rows else ZERO
+
+    def newest_ms(self, zones: Sequence[int]) -> int | None:
+        return max((self._newest[z] for z in zones if z in self._newest), default=None)
+
+    def committed_ms(self) -> int | None:
+        return self._committed_ms
+
+    def sources(self) -> list[SourceState]:
+        return list(self._sources.values())
+
+    def rejects(self, source: int, limit: int) -> list[Reject]:
+        return sorted(self._rejects[source])[:limit]
+
+    def unattributed(self) -> list[Unattributed]:
+        waiting = []
+        everything = Span(-(2**62), 2**62)
+        for (identity, side), number in self._identities.items():
+            target, client = (self.total(number, s, everything) for s in (Side.TARGET, Side.CLIENT))
+            if number not in self._claims:
+                waiting.append(Unattributed(number, identity, side, target, client, self._newest.get(number)))
+        return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))
+
+    def claim(self, identity: str, zone: Zone) -> Counters:
+        with self._lock:
+            moved = ZERO
+            for side in (UNSIDED, SIDED):
+                number = self._identities.setdefault((identity, side), -len(self._identities) - 1)
+                self._claims[number] = (zone.number, zone.side, zone.network)
+                rows = [(k, v) for k, v in self._usage[Resolution.FIVE_MINUTES].items() if k[0] == number]
+                for table in self._usage.values():
+                    for key in [k for k in table if k[0] == number]:
+                        del table[key]
+                for key, counters in rows:
+                    self._add((*key, *counters))
+                    row = usage.claimed((*key, *counters), side, *self._claims[number])
+                    moved = moved.plus(Counters(*row[3:][SLICES[zone.side]]))
+                newest_ms = self._newest.pop(number, None)
+                if newest_ms is not None:
+                    self._newest[zone.number] = max(newest_ms, self._newest.get(zone.number, newest_ms))
+            return moved
+
+    def check(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,206 @@
+"""The ASGI application: a request finds its endpoint in a table, passes the guard, and is answered.
+
+Answers of the dialects are sent straight over ASGI: a dictionary look-up and two messages cost a twentieth of what a
+router with request and response objects does. What has no such traffic (health, docs) is an ordinary Starlette app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bandmeter.domain import errors
+from bandmeter.domain.contracts import Call, Dialect, Endpoint, Reply
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.reports import Reports
+from bandmeter.web import guard, pages
+
+if TYPE_CHECKING:
+    from bandmeter.catalog import Catalog
+
+# Answers over many zones are computed off the event loop. Each thread keeps a connection and its page cache, so few,
+# and always the same ones.
+HEAVY_THREADS = 4
+HEAVY_WAITING_MAX = 256  # at 10 ms each a wait of under a second; whoever comes then is told to come back
+_FIXED_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+]
+_log = structlog.get_logger(__name__)
+
+
+class _Route(NamedTuple):
+    dialect: Dialect
+    endpoint: Endpoint
+    names: frozenset[str]  # of the query parameters that the endpoint knows
+
+
+_Methods = dict[str, _Route]
+
+
+def build(
+    reports: Reports,
+    catalog: Catalog,
+    dialects: Iterable[Dialect],
+    clock: Callable[[], int],
+    health: Callable[[], Sequence[str]],
+) -> ASGIApp:
+    """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once."""
+    dialects = tuple(dialects)
+    return _Application(reports, catalog, dialects, clock, pages.build(dialects, health))
+
+
+class _Application:
+    """Holds the tables; safe for any number of requests at once."""
+
+    def __init__(
+        self,
+        reports: Reports,
+        catalog: Catalog,
+        dialects: tuple[Dialect, ...],
+        clock: Callable[[], int],
+        rest: ASGIApp,
+    ) -> None:
+        self._reports = reports
+        self._catalog = catalog
+        self._clock = clock
+        self._rest = rest
+        self._paths, self._patterns = _tables(dialects)
+        self._prefixes = [(prefix, dialect) for dialect in dialects for prefix in dialect.prefixes]
+        self._threads = ThreadPoolExecutor(HEAVY_THREADS, thread_name_prefix="heavy")
+        self._waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        path = scope["path"]
+        methods, in_path = self._paths.get(path), _NOTHING
+        if methods is None:
+            methods, in_path = self._match(path)
+        if methods is None:
+            dialect = self._owner(path)
+            if dialect is None:
+                await self._rest(scope, receive, send)
+            else:
+                await _send(dialect.render_error(BandmeterError(errors.ROUTE_UNKNOWN, "Not Found")), scope, send)
+            return
+        method = scope["method"]
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            await _send(_refuse_method(methods), scope, send)
+        elif route.endpoint.is_heavy:
+            await _send(await self._answer_in_thread(route, scope, in_path), scope, send)
+        else:
+            await _send(self._answer(route, scope, in_path), scope, send)
+
+    # ------------------------------------------------------------ finding
+
+    def _match(self, path: str) -> tuple[_Methods | None, Mapping[str, str]]:
+        for pattern, methods in self._patterns:
+            found = pattern.fullmatch(path)
+            if found:
+                return methods, found.groupdict()
+        return None, _NOTHING
+
+    def _owner(self, path: str) -> Dialect | None:
+        """The dialect in whose form an unknown path is refused."""
+        for prefix, dialect in self._prefixes:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return dialect
+        return None
+
+    # ------------------------------------------------------------ answering
+
+    def _answer(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
+        dialect, endpoint, names = route
+        try:
+            pairs = guard.read_query(scope["path"], scope["query_string"])
+            secret = guard.find_secret(dialect.credentials, scope["headers"], pairs)
+            now_ms = self._clock()
+            account = guard.admit(self._catalog, secret, endpoint.scope, now_ms // 1000)
+            parameters = guard.take(pairs, names)
+            parameters.update(in_path)
+            client = scope.get("client")
+            call = Call(account, parameters, now_ms, client[0] if client else "")
+            question = endpoint.parse(call)
+            answer: Any = None if question is None else self._reports.answer(question)
+            return endpoint.render(call, question, answer)
+        except BandmeterError as error:
+            if error.code == errors.UNAVAILABLE:
+                _log.error("unavailable", endpoint=endpoint.name, reason=error.sentence)
+            return dialect.render_error(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets the dialect's answer and we the trace
+            _log_failure(endpoint, error)
+            return dialect.render_error(BandmeterError(errors.FAILURE, "The server failed."))
+
+    async def _answer_in_thread(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
+        if self._waiting >= HEAVY_WAITING_MAX:
+            return route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._answer, route, scope, in_path)
+        finally:
+            self._waiting -= 1
+
+
+_NOTHING: Mapping[str, str] = {}
+
+
+def _tables(dialects: Iterable[Dialect]) -> tuple[dict[str, _Methods], list[tuple[re.Pattern[str], _Methods]]]:
+    """The endpoints by path, and those with a parameter in their path by pattern."""
+    paths: dict[str, _Methods] = {}
+    for dialect in dialects:
+        for endpoint in dialect.endpoints:
+            if endpoint.method != "GET":
+                msg = f"{endpoint.name}: only GET is served, for no body is read yet"
+                raise ValueError(msg)
+            names = frozenset(p.name for p in endpoint.parameters if p.where == "query")
+            for path in endpoint.paths:
+                paths.setdefault(path, {})[endpoint.method] = _Route(dialect, endpoint, names)
+    templates = {path: methods for path, methods in paths.items() if "{" in path}
+    patterns = [
+        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods) for path, methods in templates.items()
+    ]
+    return {path: methods for path, methods in paths.items() if path not in templates}, patterns
+
+
+def _refuse_method(methods: _Methods) -> Reply:
+    dialect = next(iter(methods.values())).dialect
+    reply = dialect.render_error(BandmeterError(errors.METHOD_UNKNOWN, "Method Not Allowed"))
+    allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
+    return reply._replace(headers={**reply.headers, "Allow": ", ".join(sorted(allowed))})
+
+
+def _log_failure(endpoint: Endpoint, error: Exception) -> None:
+    """Where it broke, without what it said or held: a message or a local may quote a key or a query."""
+    frames = traceback.extract_tb(error.__traceback__)
+    _log.error(
+        "request failed",
+        endpoint=endpoint.name,
+        error=type(error).__name__,
+        frames=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    )
+
+
+async def _send(reply: Reply, scope: Scope, send: Send) -> None:
+    """Two messages; a HEAD request gets the headers of a GET without its body."""
+    headers = [
+        (b"content-type", reply.content_type.encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        *_FIXED_HEADERS,
+    ]
+    if reply.headers:
+        headers += [(name.lower().encode(), value.encode()) for name, value in reply.headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else reply.body})
