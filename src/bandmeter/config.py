@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Format, Layout
@@ -105,7 +105,9 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     origins = {"data": "option --data" if data else "BANDMETER_DATA" if environment.get("BANDMETER_DATA") else DEFAULT}
     given = _from_environment(environment)
     given |= {
-        key: _Value(value, f"option --{key.partition('.')[2]}") for key, value in (options or {}).items() if value
+        key: _Value(value, f"option --{key.partition('.')[2]}")
+        for key, value in (options or {}).items()
+        if value is not None
     }
     sections: dict[str, Any] = {}
     for name in SECTIONS:
@@ -117,7 +119,7 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     return Config(folder, file, **sections, sources=sources, formats=formats, origins=origins)
 
 
-def _refuse(key: str, where: str, sentence: str) -> Any:
+def _refuse(key: str, where: str, sentence: str) -> NoReturn:
     raise BandmeterError(errors.INPUT_INVALID, f"{where}: {key}: {sentence}.")
 
 
@@ -138,7 +140,7 @@ def _read_file(file: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise BandmeterError(errors.INPUT_INVALID, f"{file}: cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # not UTF-8, or not TOML: that one names line and column
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML: that one names line and column
         raise BandmeterError(errors.INPUT_INVALID, f"{file}: is not TOML: {error}.") from error
 
 
@@ -230,7 +232,7 @@ def _format(table: dict[str, Any], path: str, file: str) -> Format:
     return Format(
         name=_text(table, "name", path, file),
         split=_text(table, "split", path, file),
-        layouts=(Layout(tuple(columns or ()), dict(fields or {})),),
+        layouts=(Layout(tuple(columns), dict(fields)),),
         example=_text(table, "example", path, file, default=""),
         side=Side(side),
         pattern=_text(table, "pattern", path, file, default=""),

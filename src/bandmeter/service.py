@@ -25,14 +25,13 @@ from bandmeter.config import Config
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Format, Store
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.usage import Outcomes
+from bandmeter.ingest import FileReport, Job, Pipeline, Progress
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import STORES
 
 CATALOG_FILE = "catalog.db"
 USAGE_FILE = "usage.db"
-REJECTS_FOLDER = "rejects"
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
 STOP_SECONDS = 10  # for running answers to end; the slowest takes one
 READY_SECONDS = 5  # for one look at whether the server answers
@@ -148,14 +147,6 @@ def find_format(config: Config, name: str) -> Format:
 # ---------------------------------------------------------------- ingest
 
 
-class FileResult(NamedTuple):
-    """What became of one file; `note` is what the operator should know of it."""
-
-    path: str
-    outcomes: Outcomes
-    note: str
-
-
 class Labels(NamedTuple):
     """What the command line says about files: whose they are, under which source they count, what their columns are."""
 
@@ -165,10 +156,30 @@ class Labels(NamedTuple):
     columns: str | None = None
 
 
-def ingest(parts: Parts, format_name: str, paths: Sequence[str], labels: Labels) -> list[FileResult]:
-    """Count files (`-`: standard input), each part of them once. Raises `input_invalid` before anything is counted."""
-    find_format(parts.config, format_name)
-    raise BandmeterError(errors.FAILURE, f"Ingest is not wired yet: {paths} {labels}.")
+def ingest(
+    parts: Parts, format_name: str, paths: Sequence[str], labels: Labels, progress: Callable[[str], Progress]
+) -> Iterator[FileReport]:
+    """Count files (`-`: standard input), each part of them once; a file that cannot be counted stops no other.
+
+    `progress(path)` gives what is called after each batch of that file. Raises `input_invalid` before anything is
+    counted when the format, the account or the zone is none.
+    """
+    columns = tuple(labels.columns.split(",")) if labels.columns else ()
+    job = Job(find_format(parts.config, format_name), labels.source, labels.account, labels.zone, columns)
+    if labels.account and labels.zone and not parts.catalog.zone(labels.account, labels.zone):
+        sentence = f"There is no zone {labels.account}/{labels.zone}: add it, or look at `bandmeter zone list`."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+    batch_bytes = parts.config.ingest.batch_bytes
+    pipeline = Pipeline(parts.store, parts.catalog.zones, clock_ms, parts.config.data, batch_bytes)
+    with contextlib.closing(pipeline):
+        for path in paths:
+            try:
+                report = pipeline.ingest(path, job, progress(path))
+            except BandmeterError as error:
+                report = FileReport(path, error=error.sentence)
+            yield report
+            if report.is_stopped:
+                return
 
 
 # ---------------------------------------------------------------- serving
@@ -290,7 +301,7 @@ def examine(config: Config) -> list[Check]:
 
 
 def _examine_modes(folder: Path) -> Check:
-    files = [folder, *sorted(folder.glob("*.db*")), folder / REJECTS_FOLDER]
+    files = [folder, *sorted(folder.glob("*.db*"))]
     wide = [file for file in files if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
     if wide:
         return Check("file modes", "", f"Others may read {wide[0]}: run `chmod -R go-rwx {folder}`.")

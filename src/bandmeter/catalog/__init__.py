@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from bandmeter.catalog.catalog import Catalog
-from bandmeter.catalog.documents import DOCUMENT_BYTES_MAX, load_document
+from bandmeter.catalog.documents import DOCUMENT_BYTES_MAX, load_document, split_plan
 
-__all__ = ["DOCUMENT_BYTES_MAX", "Catalog", "load_document"]
+__all__ = ["DOCUMENT_BYTES_MAX", "Catalog", "load_document", "split_plan"]

@@ -47,7 +47,8 @@ class Catalog:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._writer = engine.execution_options(begin="IMMEDIATE")
-        self.version: Callable[[], int] = connect.watch(engine)
+        self.version: Callable[[], int]
+        self.version, self._stop_watching = connect.watch(engine)
         self._cache = _Cache(self.version())
 
     @classmethod
@@ -65,6 +66,7 @@ class Catalog:
 
     def close(self) -> None:
         """Release the connections."""
+        self._stop_watching()
         self._engine.dispose()
 
     # ------------------------------------------------------------ lookups

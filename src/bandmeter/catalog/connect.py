@@ -96,13 +96,13 @@ def _stored_revision(engine: sa.Engine) -> str:
         return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or "")
 
 
-def watch(engine: sa.Engine) -> Callable[[], int]:
-    """A function whose result changes whenever any process has committed to the catalog. Thread-safe.
+def watch(engine: sa.Engine) -> tuple[Callable[[], int], Callable[[], None]]:
+    """A function whose result changes whenever any process has committed to the catalog, and one that ends it.
 
-    On SQLite it costs under 2 µs, so it may be asked before each lookup; elsewhere a query.
+    Thread-safe. On SQLite it costs under 2 µs, so it may be asked before each lookup; elsewhere a query.
     """
     if engine.dialect.name != "sqlite":
-        return lambda: _read_counter(engine)
+        return lambda: _read_counter(engine), lambda: None
     # PRAGMA data_version tells of commits by other connections: this one never writes, so it tells of all.
     connection = sqlite3.connect(str(engine.url.database), check_same_thread=False, isolation_level=None)
     execute = connection.cursor().execute
@@ -112,7 +112,7 @@ def watch(engine: sa.Engine) -> Callable[[], int]:
         with lock:
             return int(next(execute("PRAGMA data_version"))[0])
 
-    return version
+    return version, connection.close
 
 
 def _read_counter(engine: sa.Engine) -> int:

@@ -22,9 +22,9 @@ TEXT_LENGTH_MAX = 512
 PLAN_BYTES_MAX = 64 * 2**10  # of one plan as JSON: a thousand tiers
 MONEY = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
 CURRENCY = re.compile(r"[A-Z]{3}")  # ISO 4217
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
-type_names = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
+TYPE_NAMES = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 CheckPlan = Callable[[str, Mapping[str, Any]], object]  # raises `input_invalid` naming the kind or the field
 
 
@@ -70,14 +70,14 @@ def load_document(text: bytes) -> Any:
 
 def _typed(value: Any, kind: type, path: str) -> Any:
     if type(value) is not kind:
-        refuse(path, f"takes {type_names[kind]}, not {json.dumps(value, default=str)[:80]}.")
+        refuse(path, f"takes {TYPE_NAMES[kind]}, not {json.dumps(value, default=str)[:80]}.")
     return value
 
 
 def check_text(value: Any, path: str) -> str:
     """Any printable text up to the limit."""
     text: str = _typed(value, str, path)
-    if len(text) > TEXT_LENGTH_MAX or UNPRINTABLE.search(text):
+    if len(text) > TEXT_LENGTH_MAX or UNPRINTABLE.search(text):  # surrogates cannot be stored
         refuse(path, f"takes up to {TEXT_LENGTH_MAX} printable characters.")
     return text
 

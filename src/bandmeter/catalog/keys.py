@@ -30,4 +30,4 @@ def key_id(key: str) -> str | None:
 
 def digest(key: str) -> bytes:
     """What is stored of a key: SHA-256, 32 bytes."""
-    return hashlib.sha256(key.encode()).digest()
+    return hashlib.sha256(key.encode(errors="replace")).digest()

@@ -41,6 +41,7 @@ class Format:
     example: str  # a real line, so that a reader can lay it beside the columns
     side: Side = Side.TARGET  # by which an identity that no zone claims yet is judged
     pattern: str = ""
+    nulls: tuple[str, ...] = ()  # what stands for nothing in a tab-separated column: read as NULL
     partial: bool = False  # the log lacks counters: usage is a lower bound
     has_header: bool = False  # the first line names the columns
     unmeterable: str = ""  # SQL: a line that shows that the whole source cannot be metered

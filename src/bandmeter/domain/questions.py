@@ -21,7 +21,7 @@ SPAN_SECONDS_MAX = 800 * 86_400  # of one question: two years and a leap month, 
 class UsageQuestion:
     """Usage of some zones of an account, in UTC buckets of `resolution`.
 
-    `zones` None: every zone of the account that is not deleted, and every deleted one with traffic in `span`.
+    `zones` None: every active zone of the account, and every suspended or deleted one with traffic in `span`.
     `side` None: each zone's own billed side. `span` must lie on edges of `resolution`.
     """
 

@@ -1,7 +1,7 @@
 """Log formats: bytes of a log → the fields of a record. To add one: one file, and one line in `FORMATS`.
 
 A format is a value (`contracts.Format`): an example line, the columns in their order, and an SQL expression for each
-field of the record. Every column is text, or NULL where the line ends before it or a key is absent; `line` is the
+field of the record. Every column is text, or NULL where it holds one of `nulls` or its key is absent; `line` is the
 whole line of a JSON format. The expressions are DuckDB's SQL with
 a few functions of our own (`FUNCTIONS`), and may yield these fields:
 
@@ -16,7 +16,7 @@ a few functions of our own (`FUNCTIONS`), and may yield these fields:
 | `reached_target` | BOOLEAN: whether `bytes_up` and `bytes_down` may be a target's | TRUE |
 | `requests` | BIGINT | 1 |
 | `status` | BIGINT | unknown, and not successful |
-| `scheme`, `ip_version`, `network`, `access`, `pool` | VARCHAR, a value of that dimension, NULL for its first | its first |
+| `scheme`, `ip_version`, `network`, `access`, `pool` | VARCHAR, a value of that dimension | its first value |
 
 Whatever is NULL, negative or too large where it must not be makes the line a reject. A function cuts, never rounds.
 """
@@ -58,8 +58,6 @@ COLUMNS_MAX = 200  # of a line: the longest known layout has 30
 FUNCTIONS = {
     # a whole number in its plain decimal form, else NULL: a bare cast would also take 1.5, 1e3, 0x10 and 1_000
     "whole(x)": "CASE WHEN CAST(TRY_CAST(x AS BIGINT) AS VARCHAR) = x THEN TRY_CAST(x AS BIGINT) END",
-    # the same, where a log writes '-' for nothing
-    "count_of(x)": "CASE WHEN x = '-' THEN 0 ELSE whole(x) END",
     # Unix seconds with any fraction → ms, cut. The first case is the usual form, ten digits and three, and fast
     "seconds_ms(x)": """CASE WHEN length(x) = 14 AND substr(x, 11, 1) = '.'
         THEN CAST(TRY_CAST(x AS DECIMAL(13, 3)) * 1000 AS BIGINT)
@@ -80,7 +78,7 @@ FUNCTIONS = {
     # NULL for what logs write when there is nothing
     "given(x)": "nullif(nullif(x, '-'), '')",
     # an HTTP status, NULL where there was no answer
-    "status_of(x)": "CASE WHEN x IN ('-', '', '0', '000') THEN NULL ELSE coalesce(whole(x), -1) END",
+    "status_of(x)": "CASE WHEN x IS NULL OR x IN ('-', '', '0', '000') THEN NULL ELSE coalesce(whole(x), -1) END",
     "ip_version_of(x)": "CASE WHEN contains(x, ':') THEN '6' WHEN contains(x, '.') THEN '4' END",
     # the host of a Host header or authority, without its port, in lower case
     "domain_of(x)": r"""given(lower(CASE WHEN starts_with(x, '[') THEN split_part(x, ']', 1) || ']'

@@ -21,7 +21,7 @@ _TCP_COLUMNS = (
 
 _FIELDS = {
     "time_ms": "seconds_ms(start) + whole(total_ms)",
-    "has_target_bytes": "NOT contains(server, '<NOSRV>') AND left(state, 2) <> 'SC' AND given(server_port) IS NOT NULL",
+    "has_target_bytes": "NOT contains(server, '<NOSRV>') AND left(state, 2) <> 'SC' AND server_port IS NOT NULL",
     "target_bytes_up": "whole(bytes_read)",
     "target_bytes_down": "whole(bytes_sent)",
     "client_bytes_up": "whole(bytes_read)",
@@ -32,8 +32,11 @@ _FIELDS = {
 HAPROXY = Format(
     name="haproxy",
     split="tab",
-    example='1795307459248	1795307459.247	1	1	127.0.0.1	35130	"cust-acme-zone-res2-session-454710-country-us"	GET'
-    '	"cdn.test:18080"	http://cdn.test:18080/bytes/1000	200	240	1251	127.0.0.1	13128	58028	----	pool/squid1	0'
+    nulls=("-",),
+    example='1795307459248	1795307459.247	1	1	127.0.0.1	35130	"cust-acme-zone-res2-session-454710-country-us"'
+    "	GET"
+    '	"cdn.test:18080"	http://cdn.test:18080/bytes/1000	200'
+    "	240	1251	127.0.0.1	13128	58028	----	pool/squid1	0"
     "	HTTP/1.1",
     unmeterable="left(bytes_sent, 1) = '+'",
     unmeterable_reason="HAProxy wrote it when the transfer started, and writes no line when it ends: "
@@ -43,7 +46,7 @@ HAPROXY = Format(
             columns=tuple(_HTTP_COLUMNS),
             fields=_FIELDS
             | {
-                "identity": "given(trim(user, '\"'))",
+                "identity": "nullif(trim(user, '\"'), '')",
                 "status": "CASE WHEN status = '-1' THEN NULL ELSE status_of(status) END",
                 "scheme": "CASE WHEN method = 'CONNECT' THEN 'https' ELSE 'http' END",
             },
@@ -52,8 +55,8 @@ HAPROXY = Format(
             columns=tuple(_TCP_COLUMNS),
             fields=_FIELDS
             | {
-                "identity": "given(frontend)",
-                "scheme": "CASE WHEN given(trim(sni, '\"')) IS NULL THEN 'other' ELSE 'https' END",
+                "identity": "frontend",
+                "scheme": "CASE WHEN nullif(trim(sni, '\"'), '') IS NULL THEN 'other' ELSE 'https' END",
             },
         ),
     ),

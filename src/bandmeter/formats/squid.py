@@ -18,21 +18,24 @@ _COLUMNS = (
 SQUID = Format(
     name="squid",
     split="tab",
-    example="1795307202.616	1795307202.615	1	127.0.0.1	cust-acme-zone-res2-session-454710-country-us	GET	http	cdn.test"
-    "	18080	http://cdn.test:18080/bytes/1000	TCP_MISS	200	200	127.0.0.1	18080	245	245	1292	292	1000	1000	0"
+    nulls=("-",),
+    example="1795307202.616	1795307202.615	1	127.0.0.1	cust-acme-zone-res2-session-454710-country-us"
+    "	GET	http	cdn.test"
+    "	18080	http://cdn.test:18080/bytes/1000	TCP_MISS	200"
+    "	200	127.0.0.1	18080	245	245	1292	292	1000	1000	0"
     "	HIER_DIRECT	-/-	1.1	57178	42596",
     layouts=(
         Layout(
             columns=tuple(_COLUMNS),
             fields={
                 "time_ms": "seconds_ms(ended)",
-                "identity": "given(user)",
+                "identity": "user",
                 "has_target_bytes": "CASE WHEN method = 'CONNECT' THEN client_status = '200' "
-                "ELSE server_status <> '-' AND server_status <> '000' END",
+                "ELSE server_status <> '000' END",
                 "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(received) - whole(received_header) "
                 "ELSE whole(received) END",
                 "target_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(sent) - whole(sent_header) "
-                "ELSE whole(sent_header) + count_of(body) END",
+                "ELSE whole(sent_header) + coalesce(whole(body), CASE WHEN body IS NULL THEN 0 END) END",
                 "client_bytes_up": "whole(received)",
                 "client_bytes_down": "whole(sent)",
                 "status": "status_of(client_status)",

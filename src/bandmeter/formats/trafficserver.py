@@ -18,9 +18,12 @@ _COLUMNS = (
 TRAFFICSERVER = Format(
     name="trafficserver",
     split="tab",
+    nulls=("-",),
     secret=r"(?i)\b(basic +)([a-z0-9+/]+=*)",
-    example="1795307821.245	29	127.0.0.1	45818	Basic Y3VzdC1hY21lLXpvbmUtcmVzMjpwdw==	GET	http	cdn.test:18080	cdn.test"
-    "	http://cdn.test:18080/bytes/1000	TCP_MISS	200	200	127.0.0.1	18080	245	0	247	0	159	1000	199	1000	FIN	FIN"
+    example="1795307821.245	29	127.0.0.1	45818	Basic Y3VzdC1hY21lLXpvbmUtcmVzMjpwdw=="
+    "	GET	http	cdn.test:18080	cdn.test"
+    "	http://cdn.test:18080/bytes/1000	TCP_MISS	200	200	127.0.0.1"
+    "	18080	245	0	247	0	159	1000	199	1000	FIN	FIN"
     "	http/1.1	http/1.1	DIRECT	-	http://cdn.test:18080/bytes/1000",
     layouts=(
         Layout(
@@ -29,7 +32,7 @@ TRAFFICSERVER = Format(
                 "time_ms": "seconds_ms(start) + whole(duration_ms)",
                 "identity": "user_of_basic(authorization)",
                 "has_target_bytes": "CASE WHEN method = 'CONNECT' THEN client_status = '200' "
-                "ELSE server_status <> '000' AND server_status <> '-' END",
+                "ELSE server_status <> '000' END",
                 "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(cqcl) ELSE whole(pqhl) + whole(pqcl) END",
                 "target_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) - whole(pshl) "
                 "ELSE whole(sshl) + whole(sscl) END",

@@ -7,6 +7,7 @@ and `method`, which gives `scheme` where no such column is.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from bandmeter.domain.contracts import Format, Layout
@@ -20,6 +21,7 @@ EXTRA = ("duration_ms", "target_ip", "method")
 TSV = Format(
     name="tsv",
     split="tab",
+    nulls=("", "-"),
     has_header=True,
     example="time	identity	host	status	bytes_up	bytes_down",
     layouts=(Layout(columns=RECORD, fields=RECORD_FIELDS),),
@@ -29,25 +31,25 @@ TSV = Format(
 def with_columns(names: Sequence[str]) -> Format:
     """The format of a table with these columns, in this order."""
     columns = tuple(name if name in (*RECORD, *EXTRA) else f"ignored_{i}" for i, name in enumerate(names))
-    fields = {}
-    for field, expression in RECORD_FIELDS.items():
-        column = "time" if field == "time_ms" else field
-        if column in columns:
-            # an empty cell, or one with '-', is a field that was left out
-            fields[field] = expression if column == "time" else expression.replace(column, f"given({column})")
-    for pair in ("bytes", "target_bytes", "client_bytes"):
-        present = [f"given({side}) IS NOT NULL" for side in (f"{pair}_up", f"{pair}_down") if side in columns]
-        if present:
-            fields[f"has_{pair}"] = " OR ".join(present)
-            fields |= {side: "NULL" for side in (f"{pair}_up", f"{pair}_down") if side not in columns}
+    fields = {
+        field: expression
+        for field, expression in RECORD_FIELDS.items()
+        if ("time" if field == "time_ms" else field) in columns
+    }
+    fields |= _pairs(columns)
     if "target_ip" in columns:
-        fields["reached_target"] = "target_ip <> '-'"
+        fields["reached_target"] = "target_ip IS NOT NULL"
         fields.setdefault("ip_version", "ip_version_of(target_ip)")
     if "method" in columns:
         fields.setdefault("scheme", "CASE WHEN method = 'CONNECT' THEN 'https' ELSE 'http' END")
-    return Format(
-        name=TSV.name,
-        split=TSV.split,
-        example=TSV.example,
-        layouts=(Layout(columns=columns, fields=fields),),
-    )
+    return dataclasses.replace(TSV, has_header=False, layouts=(Layout(columns=columns, fields=fields),))
+
+
+def _pairs(columns: Sequence[str]) -> dict[str, str]:
+    """Which pairs of bytes a line has, where that may differ from line to line; half a pair lacks the other half."""
+    pairs = {f"has_{pair}": (f"{pair}_up", f"{pair}_down") for pair in ("bytes", "target_bytes", "client_bytes")}
+    there = {has: [side for side in pair if side in columns] for has, pair in pairs.items()}
+    there = {has: sides for has, sides in there.items() if sides}
+    fields = {has: " OR ".join(f"{side} IS NOT NULL" for side in sides) for has, sides in there.items()}
+    halves = {side: "CAST(NULL AS BIGINT)" for has in there for side in pairs[has] if side not in columns}
+    return halves | (fields if len(there) > 1 else {})

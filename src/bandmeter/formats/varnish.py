@@ -17,8 +17,10 @@ _COLUMNS = (
 VARNISH = Format(
     name="varnish",
     split="tab",
+    nulls=("-",),
     side=Side.CLIENT,
-    example="c	1795307957625	47892	127.0.0.1	32773	32772	shop.test	GET	shop.test:17181	/bytes/1000	200	102	1263"
+    example="c	1795307957625	47892	127.0.0.1	32773	32772	shop.test"
+    "	GET	shop.test:17181	/bytes/1000	200	102	1263"
     "	102	0	263	1000	-	miss	HTTP/1.1",
     layouts=(
         Layout(

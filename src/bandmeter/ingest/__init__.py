@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bandmeter.ingest.pipeline import FileReport, Job, Pipeline
+from bandmeter.ingest.pipeline import FileReport, Job, Pipeline, Progress
 
-__all__ = ["FileReport", "Job", "Pipeline"]
+__all__ = ["FileReport", "Job", "Pipeline", "Progress"]

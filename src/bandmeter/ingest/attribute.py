@@ -53,19 +53,18 @@ class Attribution:
 
         It refers to the tables `whole_identities(name)` and `dashed_names(name)` only when there are any.
         """
-        mark = len(ZONE_MARK)
-        rest = f"substr({identity}, strpos({identity}, '{ZONE_MARK}') + {mark})"
-        before = f"strpos({identity}, '{ZONE_MARK}') + {mark - 1}"
-        cases = [f"WHEN NOT contains({identity}, '{ZONE_MARK}') THEN {identity}"]
+        cases = []
         if self.whole_identities:
             cases.append(f"WHEN {identity} IN (SELECT name FROM whole_identities) THEN {identity}")
         for dashes in sorted({name.count("-") for name in self.dashed_names}, reverse=True):
+            rest = f"split_part({identity}, '{ZONE_MARK}', 2)"
             head = f"array_to_string(string_split({rest}, '-')[1:{dashes + 1}], '-')"
             cases.append(
-                f"WHEN {head} IN (SELECT name FROM dashed_names) THEN left({identity}, {before}) || {head}",
+                f"WHEN {head} IN (SELECT name FROM dashed_names) "
+                f"THEN split_part({identity}, '{ZONE_MARK}', 1) || '{ZONE_MARK}' || {head}",
             )
-        first_word = f"left({identity}, {before} + strpos({rest} || '-', '-') - 1)"
-        return f"CASE {' '.join(cases)} ELSE {first_word} END"
+        first_word = f"regexp_extract({identity}, '^.*?{ZONE_MARK}[^-]*|^.*')"
+        return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
     def find(self, key: Key) -> Zone | None:
         """The zone of a key, or None."""

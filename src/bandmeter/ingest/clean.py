@@ -51,10 +51,10 @@ def lines(scratch: Scratch) -> Lines:
     return Lines(np.concatenate([[0], newlines[:-1] + 1])[: len(newlines)], newlines)
 
 
-def faults(scratch: Scratch, all_lines: Lines, columns_max: int | None) -> dict[int, tuple[str, str]]:
+def faults(scratch: Scratch, all_lines: Lines, widths: tuple[int, ...]) -> dict[int, tuple[str, str]]:
     """The lines to take out: their index, and the reason with its detail. A blank line has the reason "".
 
-    `columns_max`: of a tab-separated format, which the splitter would refuse or cut; None for others.
+    `widths`: the numbers of columns that a line of a tab-separated format may have; () for others.
     """
     array = scratch.array
     # A CR before the newline is another system's way to end a line: it is cut off, below, and no fault.
@@ -64,17 +64,19 @@ def faults(scratch: Scratch, all_lines: Lines, columns_max: int | None) -> dict[
     lone = np.flatnonzero(array == _RETURN)
     lone = lone[array[np.minimum(lone + 1, len(array) - 1)] != _NEWLINE]
     marks = [(np.flatnonzero(array == _NUL), "a NUL byte"), (lone, "a carriage return inside the line")]
-    if columns_max is None:
+    if not widths:
         marks.append((np.flatnonzero(array == 1), "the control character 0x01"))
     for positions, what in marks:
         for index in np.unique(_line_of(positions, all_lines)).tolist():
             found.setdefault(index, ("corrupt", f"the line holds {what}"))
     for index in np.flatnonzero(all_lines.ends - all_lines.starts > LINE_BYTES_MAX).tolist():
         found[index] = ("corrupt", f"the line has over {LINE_BYTES_MAX} bytes")
-    if columns_max is not None:
-        tabs = np.bincount(_line_of(np.flatnonzero(array == _TAB), all_lines), minlength=len(all_lines))
-        for index in np.flatnonzero(tabs >= columns_max).tolist():
-            found.setdefault(index, ("corrupt", f"{tabs[index] + 1} columns, and the format has {columns_max}"))
+    if widths:
+        columns = np.bincount(_line_of(np.flatnonzero(array == _TAB), all_lines), minlength=len(all_lines)) + 1
+        wanted = " or ".join(map(str, widths))
+        for index in np.flatnonzero(~np.isin(columns, widths)).tolist():
+            reason = "torn_line" if columns[index] < max(widths) else "corrupt"
+            found.setdefault(index, (reason, f"{columns[index]} columns, and the format has {wanted}"))
     for index in np.flatnonzero(_is_blank(array, all_lines)).tolist():
         found[index] = ("", "")
     return found

@@ -29,6 +29,7 @@ FUTURE_MS_MAX = 10 * 60_000  # a record further ahead of the clock than this is 
 IDENTITY_LENGTH_MAX = 512
 MEMORY_LIMIT = "256MB"  # of DuckDB, beside the batch itself
 SEPARATOR = "\x01"  # splits nothing: lines that hold it are taken out before
+NEVER = "\x02\x02"  # stands for NULL in columns where every text is a value
 PAIRS = {
     "has_target_bytes": ("target_bytes_up", "target_bytes_down"),
     "has_client_bytes": ("client_bytes_up", "client_bytes_down"),
@@ -102,8 +103,8 @@ class Decoder:
         return self._db.execute(
             f"""WITH keys AS (SELECT unnest(?::VARCHAR[]) AS account, unnest(?::VARCHAR[]) AS zone,
                 unnest(?::VARCHAR[]) AS identity, unnest(?::BIGINT[]) AS number)
-            SELECT number, flags::BIGINT AS flags, bucket, dimensions::BIGINT AS dimensions, records, requests, successes,
-                {names}, newest_ms
+            SELECT number, flags::BIGINT AS flags, bucket, dimensions::BIGINT AS dimensions, records, requests,
+                successes, {names}, newest_ms
             FROM folded JOIN keys ON folded.account IS NOT DISTINCT FROM keys.account
                 AND folded.zone IS NOT DISTINCT FROM keys.zone AND folded.identity IS NOT DISTINCT FROM keys.identity
             WHERE flags IS NOT NULL""",
@@ -155,12 +156,14 @@ class Decoder:
                     {columns} FROM ({self._raw_sql(path)})))"""
 
     def _raw_sql(self, path: str) -> str:
-        """The lines, split into text columns p0, p1, …"""
+        """The lines, split into the text columns p0, p1 and so on."""
         columns = self.format.layouts[0].columns
         if self.format.split == "tab":
             count = max(len(layout.columns) for layout in self.format.layouts)
-            return f"SELECT * FROM {_csv_sql(path, chr(9), [*(f'p{i}' for i in range(count)), 'beyond'])}"
-        lines = _csv_sql(path, SEPARATOR, ["line"])
+            columns_read = [f"p{i}" for i in range(count)]
+            pads = len(self.format.layouts) > 1
+            return f"SELECT * FROM {_csv_sql(path, chr(9), columns_read, self.format.nulls, pads=pads)}"
+        whole_lines = _csv_sql(path, SEPARATOR, ["line"])
         if self.format.split == "json":
             keys = ", ".join(f"'$.{column}'" for column in columns)
             parts = f"TRY(json_extract_string(line, [{keys}]))"
@@ -170,7 +173,7 @@ class Decoder:
             pattern = re.sub(r"\(\?P<\w+>", "(", self.format.pattern).replace("'", "''")
             parts = f"regexp_extract(line, '{pattern}', [{names}])"
             picked = ", ".join(f"part.{column} AS p{i}" for i, column in enumerate(columns))
-        return f"SELECT line, {picked} FROM (SELECT line, {parts} AS part FROM {lines})"
+        return f"SELECT line, {picked} FROM (SELECT line, {parts} AS part FROM {whole_lines})"
 
     def _width_sql(self, widths: list[int]) -> str:
         """The number of columns of the layout that fits the line; NULL when none does."""
@@ -179,9 +182,10 @@ class Decoder:
         if self.format.split == "pattern":
             # a required group is empty when the pattern did not match
             return f"CASE WHEN p0 <> '' THEN {widths[0]} END"
+        if len(widths) == 1:
+            return str(widths[0])  # the splitter refuses a line of any other width
         cases = "".join(
-            f" WHEN p{w - 1} IS NOT NULL AND {f'p{w}' if w < max(widths) else 'beyond'} IS NULL THEN {w}"
-            for w in widths
+            f" WHEN p{w - 1} IS NOT NULL{f' AND p{w} IS NULL' if w < max(widths) else ''} THEN {w}" for w in widths
         )
         return f"CASE{cases} END"
 
@@ -264,10 +268,11 @@ def _flags_sql() -> str:
     return f"{flags} + CASE WHEN coalesce(reached_target, true) THEN 0 ELSE {FLAG_NO_TARGET} END"
 
 
-def _csv_sql(path: str, separator: str, columns: list[str]) -> str:
+def _csv_sql(path: str, separator: str, columns: list[str], nulls: tuple[str, ...] = (), *, pads: bool = False) -> str:
     names = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
+    null_texts = ", ".join(f"'{text}'" for text in nulls or (NEVER,))
     return (
         f"read_csv('{path}', delim = '{separator}', header = false, quote = '', escape = '', comment = '', "
-        f"auto_detect = false, new_line = '\\n', null_padding = true, strict_mode = false, nullstr = '\x02', "
+        f"auto_detect = false, new_line = '\\n', null_padding = {pads}, strict_mode = true, nullstr = [{null_texts}], "
         f"max_line_size = {LINE_BYTES_MAX * 2}, columns = {{{names}}})"
     )

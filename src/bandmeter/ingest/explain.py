@@ -38,7 +38,7 @@ class Explanation(NamedTuple):
 def explain(log_format: Format, record: dict[str, Any], now_ms: int) -> Explanation:
     """Explain one row of `Decoder.rejected`."""
     if record["width"] is None:
-        return _explain_shape(log_format, record)
+        return _explain_shape(log_format)
     if record["is_unmeterable"]:
         return Explanation("bytes_down", "bad_number", f"{log_format.unmeterable_reason}.")
     layout = next(x for x in log_format.layouts if len(x.columns) == record["width"])
@@ -51,14 +51,10 @@ def explain(log_format: Format, record: dict[str, Any], now_ms: int) -> Explanat
     )
 
 
-def _explain_shape(log_format: Format, record: dict[str, Any]) -> Explanation:
+def _explain_shape(log_format: Format) -> Explanation:
     if log_format.split == "json":
         return Explanation("", "not_json", "the line is no JSON object")
-    if log_format.split == "pattern":
-        return Explanation("", "torn_line", f"the line does not have the form of {log_format.name}")
-    count = sum(value is not None for name, value in record.items() if name.startswith("raw_"))
-    widths = " or ".join(str(len(layout.columns)) for layout in log_format.layouts)
-    return Explanation("", "torn_line", f"{count} columns, and the format has {widths}")
+    return Explanation("", "torn_line", f"the line does not have the form of {log_format.name}")
 
 
 def _explain_time(layout: Layout, record: dict[str, Any], now_ms: int) -> Explanation | None:
@@ -115,22 +111,27 @@ def _explain_zone(record: dict[str, Any]) -> Explanation | None:
 
 def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: int) -> Explanation | None:
     value = record[field]
-    texts = _sources(layout, field, record)
-    shown = ", ".join(_shown(text) for text in texts.values())
     if value is None:
-        given = [text for text in texts.values() if text not in (None, "", "-")]
-        if not given:
-            return Explanation(field, "missing_field", f"there is no {field}")
-        if any(re.fullmatch(r"-[0-9]+", text) for text in given):
-            return Explanation(field, "negative", f"{field} is {shown}")
-        if all(re.fullmatch(r"[0-9]+", text) for text in given) and any(_is_over(text, limit) for text in given):
-            return Explanation(field, "too_large", f"{field} is {shown}; at most {limit}")
-        return Explanation(field, "bad_number", f"{field} is {shown}; it takes a whole number")
+        return _explain_no_number(field, list(_sources(layout, field, record).values()), limit)
     if value < 0:
-        return Explanation(field, "negative", f"{field} is {value} ({shown})")
+        return Explanation(field, "negative", f"{field} is {value}")
     if value > limit:
         return Explanation(field, "too_large", f"{field} is {value}; at most {limit}")
     return None
+
+
+def _explain_no_number(field: str, texts: list[str | None], limit: int) -> Explanation:
+    given = [text for text in texts if text not in {None, "", "-"}]
+    shown = ", ".join(_shown(text) for text in texts)
+    if not given:
+        return Explanation(field, "missing_field", f"there is no {field}")
+    if any(re.fullmatch(r"-[0-9]+", text or "") for text in given):
+        return Explanation(field, "negative", f"{field} is {shown}")
+    if all(re.fullmatch(r"[0-9]+", text or "") for text in given) and any(
+        _is_over(text or "", limit) for text in given
+    ):
+        return Explanation(field, "too_large", f"{field} is {shown}; at most {limit}")
+    return Explanation(field, "bad_number", f"{field} is {shown}; it takes a whole number")
 
 
 def _is_over(digits: str, limit: int) -> bool:

@@ -13,7 +13,8 @@ import dataclasses
 import queue
 import threading
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import duckdb
 
@@ -30,7 +31,6 @@ from bandmeter.ingest.explain import explain
 from bandmeter.ingest.scratch import Scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from bandmeter.domain.contracts import Format, Store
@@ -57,13 +57,22 @@ class Job:
 
 
 class FileReport(NamedTuple):
-    """What became of one file in this run. `bytes` and `outcomes` speak of this run, duplicates included."""
+    """What became of one file in this run, duplicates included; `notes` are what the operator should know of it.
+
+    `error`: why the file, or the rest of it, was not counted; `is_stopped`: somebody asked to stop in the middle.
+    """
 
     path: str
-    source: int
-    outcomes: Outcomes
-    bytes: int
+    source: int = 0
+    outcomes: Outcomes = Outcomes()
+    bytes: int = 0
     notes: tuple[str, ...] = ()
+    error: str = ""
+    is_stopped: bool = False
+
+
+# Called after each batch with the bytes read of the file, its size, and its lines so far; whether to go on.
+Progress = Callable[[int, int, int], bool]
 
 
 class _Moved(Exception):  # noqa: N818 - a signal, not an error
@@ -91,14 +100,14 @@ class Pipeline:
         """Give the memory back."""
         self._scratch.close()
 
-    def ingest(self, path: str, job: Job, progress: Callable[[int, int, int], None] | None = None) -> FileReport:
-        """Count what is new in a file. `progress(read bytes, all bytes, lines)` is called after each batch.
+    def ingest(self, path: str, job: Job, progress: Progress = lambda *_: True) -> FileReport:
+        """Count what is new in a file.
 
         Raises `input_invalid` when the file cannot be read or is not of the format; what was committed stays.
         """
         with source.seekable(path, self._folder) as real_path:
             while True:
-                run = _FileRun(self, real_path, path, job, progress or (lambda *_: None))
+                run = _FileRun(self, real_path, path, job, progress)
                 try:
                     return run.ingest()
                 except _Moved:
@@ -114,7 +123,7 @@ class _FileRun:
         real_path: str,
         path: str,
         job: Job,
-        progress: Callable[[int, int, int], None],
+        progress: Progress,
     ) -> None:
         self._store = pipeline._store  # noqa: SLF001 - one machine, two classes
         self._clock_ms = pipeline._clock_ms  # noqa: SLF001
@@ -124,6 +133,7 @@ class _FileRun:
         self._found = source.find(self._store, job.source_name, job.format.name, real_path)
         self._state = self._found.state._replace(path=path)
         self._notes = [self._found.note] if self._found.note else []
+        self._is_stopped = False
         self._tail = b""  # the last bytes before the position, for its check
 
     def ingest(self) -> FileReport:
@@ -148,7 +158,8 @@ class _FileRun:
         return self._report(outcomes, self._state.position)
 
     def _report(self, outcomes: Outcomes, size: int) -> FileReport:
-        return FileReport(self._shown_path, self._state.number, outcomes, size, tuple(dict.fromkeys(self._notes)))
+        notes = tuple(dict.fromkeys(self._notes))
+        return FileReport(self._shown_path, self._state.number, outcomes, size, notes, is_stopped=self._is_stopped)
 
     def _make_decoder(self) -> Decoder:
         job, log_format = self._job, self._job.format
@@ -168,7 +179,7 @@ class _FileRun:
         if not newline and line:
             raise BandmeterError(
                 errors.INPUT_INVALID,
-                f"{self._shown_path} has no header line within {HEADER_BYTES_MAX} bytes: name the columns by --columns.",
+                f"{self._shown_path} has no header line within {HEADER_BYTES_MAX} bytes: name them by --columns.",
             )
         self._state = self._state._replace(position=len(line + newline), lines=1 if newline else 0)
         return line.decode("utf-8", "replace").removesuffix("\r").split("\t")
@@ -189,13 +200,16 @@ class _FileRun:
                     self._notes.append("the last line has no newline yet: it waits")
                 return
             else:
-                batch = self._skip_long_line(before, content)
-                if batch is None:
+                skipped = self._skip_long_line(before, content)
+                if skipped is None:
                     self._notes.append("the last line has no newline yet: it waits")
                     return
+                batch = skipped
             committer.put(batch)
             before = self._state = batch.after
-            self._progress(content.progress_bytes, content.size, self._state.lines)
+            if not self._progress(content.progress_bytes, content.size, self._state.lines):
+                self._is_stopped = True
+                return
 
     def _fold(self, before: SourceState) -> Batch:
         now_ms = self._clock_ms()
@@ -289,8 +303,8 @@ class _Records:
         if folded is None:
             lines = clean.lines(self._scratch)
             original = self._scratch.bytes()
-            columns_max = max(len(x.columns) for x in log_format.layouts) if log_format.split == "tab" else None
-            faults = clean.faults(self._scratch, lines, columns_max)
+            widths = tuple(len(x.columns) for x in log_format.layouts) if log_format.split == "tab" else ()
+            faults = clean.faults(self._scratch, lines, widths)
             kept = clean.take_out(self._scratch, lines, faults)
             self.received = len(lines) - sum(not reason for reason, _ in faults.values())
             taken_out = [
@@ -330,6 +344,8 @@ class _Records:
             return None
         try:
             folded = self._decoder.fold(self._scratch.path, self._now_ms)
+        except duckdb.InterruptException as error:
+            raise KeyboardInterrupt from error
         except duckdb.Error:
             return None
         return folded if folded[0] == self._newlines else None
@@ -357,7 +373,7 @@ class _Committer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="commit")
 
-    def __enter__(self) -> _Committer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -20,7 +20,7 @@ from bandmeter.ingest.attribute import Attribution, Key
 from bandmeter.ingest.decode import FLAG_CLIENT, FLAG_NO_TARGET, FLAG_PLAIN, FLAG_TARGET
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bandmeter.domain.contracts import Format, Store
     from bandmeter.domain.tenancy import Zone
@@ -86,8 +86,10 @@ def _place_groups(groups: dict[str, Any], owners: list[Zone | str], side: Side, 
 
     # A nobody's bytes that did not say their side wait on the target's, whatever its format bills.
     waits = is_nobody & is_unsided
-    has_target, has_client = np.where(waits, is_counted, has_target), np.where(waits, False, has_client)
-    numbers, networks = _numbers(columns, owners, is_unsided, is_nobody & is_counted, store, day)
+    has_target, has_client = np.where(waits, is_counted, has_target), has_client & ~waits
+    numbers, networks = _numbers(
+        columns, owners, is_unsided, is_nobody & is_counted, lambda wanted: store.number_identities(wanted, day)
+    )
     rows = np.stack(
         [
             numbers,
@@ -125,8 +127,7 @@ def _numbers(
     owners: list[Zone | str],
     is_unsided: Any,
     waits: Any,
-    store: Store,
-    day: int,
+    number_identities: Callable[[list[tuple[str, str]]], dict[tuple[str, str], int]],
 ) -> tuple[Any, Any]:
     """Each group's number in the store, and its owner's network code; nobody's are numbered when they must wait."""
     zones = [None if isinstance(owner, str) else owner for owner in owners]
@@ -136,7 +137,7 @@ def _numbers(
     pairs = np.unique(np.stack([columns["number"][waits], is_unsided[waits]], axis=1), axis=0).tolist()
     if pairs:
         wanted = {(n, plain): (str(owners[n]), UNSIDED if plain else SIDED) for n, plain in pairs}
-        given = store.number_identities(sorted(set(wanted.values())), day)
+        given = number_identities(sorted(set(wanted.values())))
         for (n, plain), key in wanted.items():
             numbers[waits & (columns["number"] == n) & (is_unsided == bool(plain))] = given[key]
     return numbers, networks[columns["number"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,4 +73,4 @@ class Scratch:
         self._map.close()
         os.close(self._fd)
         if not self.path.startswith("/proc/"):
-            os.unlink(self.path)
+            Path(self.path).unlink()

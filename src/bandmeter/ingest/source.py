@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import zstandard
 
@@ -38,7 +38,7 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Content:
-    """The decompressed bytes of a file, read from the beginning to the end once; `size` is the file's own, for progress.
+    """The decompressed bytes of a file, read from the beginning to the end once; `size` is the file's own.
 
     A compressed file that ends in the middle is content up to there, and `is_torn`.
     """
@@ -53,7 +53,7 @@ class Content:
         magic = os.pread(raw.fileno(), 4, 0)
         self._compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
         if self._compression == "gzip":
-            self._stream: IO[bytes] = gzip.GzipFile(fileobj=raw)
+            self._stream: Any = gzip.GzipFile(fileobj=raw)
         elif self._compression == "zstd":
             self._stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         else:
@@ -69,7 +69,7 @@ class Content:
         if self.is_torn:
             return 0
         try:
-            got = self._stream.readinto(view)  # type: ignore[attr-defined]
+            got = self._stream.readinto(view)
         except EOFError:
             got, self.is_torn = 0, True
         except (OSError, zlib.error, zstandard.ZstdError) as error:
@@ -164,7 +164,9 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
         return Found(fits, considered)
     new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
     if is_shorter:
-        return Found(new, considered, "shorter than what was counted of it: an older copy, nothing was added", True)
+        return Found(
+            new, considered, "shorter than what was counted of it: an older copy, nothing was added", is_older_copy=True
+        )
     return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "")
 
 

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Price
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.money import EXACT
+from bandmeter.domain.money import EXACT, rounded
 from bandmeter.domain.usage import Counters
 
 UNIT_BYTES = {"GB": Decimal(10**9), "GiB": Decimal(2**30)}
-# Up to 9,999,999 a unit, which any currency fits into, and 12 places, which is a price per byte to the cent and finer.
-PRICE = re.compile(r"[0-9]{1,7}(\.[0-9]{1,12})?")
+PRICE_MAX = Decimal(9_999_999)  # of a unit, which any currency fits into
+PLACES_MAX = 12  # a price per byte to the cent, and finer
+NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?")  # a small JSON number may carry an exponent
 FIELDS = {
     "price": 'a decimal from 0 to 9999999 with up to 12 places, best as a string: "0.42"',
     "unit": '"GB" (10^9 bytes, the default) or "GiB" (2^30 bytes)',
@@ -46,14 +47,18 @@ def parse(fields: Mapping[str, Any]) -> Plan:
 
 
 def _price(value: object) -> Decimal:
+    """A JSON number may arrive as a float: its shortest spelling is what its author wrote."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise _invalid("price")
-    # A JSON number may arrive as a float: its shortest spelling is what its author wrote.
-    exact = Decimal(repr(value)) if isinstance(value, float) else value
-    text = exact if isinstance(exact, str) else f"{Decimal(exact):f}"
-    if not PRICE.fullmatch(text):
+    if isinstance(value, int) and value > PRICE_MAX:
+        raise _invalid("price")  # before str(), which refuses thousands of digits in its own way
+    text = str(value)
+    if not NUMBER.fullmatch(text):
         raise _invalid("price")
-    return Decimal(text)
+    price = EXACT.create_decimal(text)
+    if price > PRICE_MAX or price != rounded(price, PLACES_MAX):
+        raise _invalid("price")
+    return price
 
 
 def _invalid(field: str) -> BandmeterError:

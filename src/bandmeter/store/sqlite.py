@@ -264,9 +264,10 @@ class SqliteStore:
             f"{self.path.name}: {fault}" for (fault,) in self._reader.execute("PRAGMA integrity_check") if fault != "ok"
         ]
         day = Resolution.DAY
+        sums = ", ".join(f"sum({c})" for c in usage.ROW_COUNTERS)
         for resolution in (Resolution.FIVE_MINUTES, Resolution.HOUR):
-            columns = ", ".join(f"sum({c})" for c in usage.ROW_COUNTERS)
-            finer = f"SELECT zone, bucket * {int(resolution)} / {int(day)} b, dimensions, {columns} FROM {TABLES[resolution]}"
+            day_index = f"bucket * {int(resolution)} / {int(day)} b"
+            finer = f"SELECT zone, {day_index}, dimensions, {sums} FROM {TABLES[resolution]}"
             coarse = f"SELECT {', '.join(usage.ROW)} FROM {TABLES[day]}"
             for zone, bucket in self._reader.execute(
                 f"SELECT zone, b FROM ({finer} GROUP BY 1, 2, 3 EXCEPT {coarse}) UNION "

@@ -32,6 +32,7 @@ from bandmeter.domain.usage import DIMENSIONS, Row
 
 # ---------------------------------------------------------------- metrics
 
+
 class Metric(NamedTuple):
     """A number of the vendor's: which counter, of the traffic with which dimensions.
 
@@ -85,51 +86,45 @@ def series(rows: list[Row], span: Span) -> dict[str, _Numbers]:
 
     Metrics with equal parts share one list: do not change them.
     """
-    columns = _columns(rows, span)
+    days = (span.end - span.start) // DAY
+    columns = _columns(rows, span.start, days)
     shared: dict[tuple[str, tuple[int, ...]], _Numbers] = {}
     found = {}
     for metric, parts in _parts(tuple(columns)):
         if not parts and not metric.always:
             continue
         key = (metric.counts, parts)
-        numbers = shared.get(key)
-        if numbers is None:
-            numbers = shared[key] = _add([columns[part][metric.counts] for part in parts], span)
-        if metric.always or any(numbers):
-            found[metric.name] = numbers
+        if key not in shared:
+            shared[key] = _add([columns[part][metric.counts] for part in parts], days)
+        if metric.always or any(shared[key]):
+            found[metric.name] = shared[key]
     return found
 
 
-def _add(parts: list[_Numbers], span: Span) -> _Numbers:
+def _add(parts: list[_Numbers], days: int) -> _Numbers:
     if not parts:
-        return [0] * ((span.end - span.start) // DAY)
+        return [0] * days
     return functools.reduce(lambda a, b: list(map(operator.add, a, b)), parts)
 
 
-def _columns(rows: list[Row], span: Span) -> dict[int, dict[str, _Numbers]]:
-    """Packed dimensions → counter → one number a day. A column at a time: a tenth of the cost of a row at a time."""
-    alike: dict[int, list[Row]] = {}
-    for row in rows:
-        alike.setdefault(row[1], []).append(row)
-    return {packed: _spread(these, span) for packed, these in alike.items()}
-
-
-def _spread(rows: list[Row], span: Span) -> dict[str, _Numbers]:
-    buckets, _, requests, successes, up, down = zip(*rows, strict=True)
-    indices = [(bucket - span.start) // DAY for bucket in buckets]
-    counters = {
-        "bytes": map(operator.add, up, down),
-        "bytes_down": down,
-        "bytes_up": up,
-        "requests": requests,
-        "successes": successes,
-    }
-    spread = {}
+def _columns(rows: list[Row], start: int, days: int) -> dict[int, dict[str, _Numbers]]:
+    """Packed dimensions → counter → one number a day. A column at a time: half the cost of a row at a time."""
+    if not rows:
+        return {}
+    buckets, dimensions, requests, successes, up, down = zip(*rows, strict=True)
+    places = {packed: number * days for number, packed in enumerate(dict.fromkeys(dimensions))}
+    indices = [places[packed] + (bucket - start) // DAY for bucket, packed in zip(buckets, dimensions, strict=True)]
+    counters = {"bytes_down": down, "bytes_up": up, "requests": requests, "successes": successes}
+    flat = {}
     for name, values in counters.items():
-        spread[name] = numbers = [0] * ((span.end - span.start) // DAY)
+        flat[name] = numbers = [0] * (days * len(places))
         for index, value in zip(indices, values, strict=True):
             numbers[index] = value
-    return spread
+    flat["bytes"] = list(map(operator.add, flat["bytes_down"], flat["bytes_up"]))
+    return {
+        packed: {name: numbers[place : place + days] for name, numbers in flat.items()}
+        for packed, place in places.items()
+    }
 
 
 # ---------------------------------------------------------------- question

@@ -1,0 +1,52 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bandmeter import __version__
+from bandmeter.cli import keys, logs, money, output, run, tenants, usage
+
+APP = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Meters what proxies and CDN edges carry: traffic logs in, exact usage and cost out.",
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        output.say(f"bandmeter {__version__}")
+        raise typer.Exit
+
+
+@APP.callback()
+def _main(
+    context: typer.Context,
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The data folder; BANDMETER_DATA, or ./bandmeter-data.")
+    ] = None,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    context.obj = data
+
+
+APP.add_typer(tenants.ACCOUNT, name="account")
+APP.add_typer(tenants.ZONE, name="zone")
+APP.command("apply")(tenants.apply)
+APP.add_typer(keys.KEY, name="key")
+APP.add_typer(keys.OPERATOR_KEY, name="operator-key")
+APP.add_typer(money.PRICE, name="price")
+APP.command("ingest")(logs.ingest)
+APP.command("serve")(run.serve)
+APP.command("usage")(usage.usage)
+APP.command("cost")(money.cost)
+APP.command("sources")(logs.sources)
+APP.command("rejects")(logs.rejects)
+APP.command("doctor")(run.doctor)
+APP.command("config")(run.show_config)

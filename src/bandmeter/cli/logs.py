@@ -1,0 +1,166 @@
+"""`ingest`, `sources` and `rejects`: what came in."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from bandmeter import service
+from bandmeter.cli import output, progress
+from bandmeter.cli.session import Json, opened
+from bandmeter.domain import errors
+from bandmeter.domain.contracts import SourceState, Unattributed
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Outcomes
+from bandmeter.ingest import FileReport
+
+REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
+UNATTRIBUTED_SHOWN = 20
+# Exit statuses beside 0.
+REJECTED, UNUSABLE, STOPPED = 1, 2, 130
+
+
+def ingest(
+    context: typer.Context,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE…", help="Log files, also .gz and .zst; - for a pipe. None: the configured sources."
+        ),
+    ] = None,
+    *,
+    format_name: Annotated[str | None, typer.Option("--format", help="The log's format.")] = None,
+    account: Annotated[str | None, typer.Option(help="Whose records name no account.")] = None,
+    zone: Annotated[str | None, typer.Option(help="The zone of records that name none.")] = None,
+    source: Annotated[str, typer.Option(help="Tells machines apart whose logs could be equal.")] = "files",
+    columns: Annotated[str | None, typer.Option(help="Comma-separated; of a tsv file without a header.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Count logs, each part of them once, however often they are given."""
+    if (account is None) != (zone is None):
+        raise BandmeterError(errors.INPUT_INVALID, "--account and --zone belong together: give both, or neither.")
+    if bool(files) != (format_name is not None):
+        raise BandmeterError(errors.INPUT_INVALID, "Files and --format belong together: give both, or neither.")
+    labels = service.Labels(account, zone, source, columns)
+    reports: list[FileReport] = []
+    with opened(context, create=True) as parts, progress.Shown() as shown:
+        if files and format_name:
+            reports += service.ingest(parts, format_name, files, labels, shown.of)
+        else:
+            _ingest_configured(parts, shown, reports)
+    _print_reports(reports, as_json=as_json)
+    if any(report.is_stopped for report in reports):
+        output.complain("Stopped between two batches: give the same command again to go on.")
+        raise typer.Exit(STOPPED)
+    if any(report.error for report in reports):
+        raise typer.Exit(UNUSABLE)
+    if any(report.outcomes.rejected for report in reports):
+        raise typer.Exit(REJECTED)
+
+
+def _ingest_configured(parts: service.Parts, shown: progress.Shown, reports: list[FileReport]) -> None:
+    if not parts.config.sources:
+        sentence = "There is nothing to ingest: name files and their --format, or configure a [[source]]."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+    for source in parts.config.sources:
+        files = service.source_files(parts.config, source)
+        labels = service.Labels(source=source.name)
+        reports += service.ingest(parts, source.format, files, labels, shown.of)
+
+
+def _print_reports(reports: list[FileReport], *, as_json: bool) -> None:
+    total = Outcomes()
+    for report in reports:
+        total = total.plus(report.outcomes)
+        for sentence in filter(None, (report.error, *report.notes)):
+            output.complain(sentence if report.path in sentence else f"{report.path}: {sentence}")
+    if as_json:
+        rows = [
+            {"path": r.path, "source": r.source, **r.outcomes._asdict(), "notes": list(r.notes), "error": r.error}
+            for r in reports
+        ]
+        output.print_json({"files": rows, "total": total._asdict()})
+        return
+    lines = [(report.path, *report.outcomes) for report in reports]
+    output.print_table(("file", *Outcomes._fields), lines, ("total", *total))
+    if total.rejected:
+        output.complain("Rejected lines are kept: see `bandmeter rejects`.")
+
+
+def _source_row(source: SourceState) -> dict[str, Any]:
+    return {
+        "number": source.number,
+        "name": source.name,
+        "format": source.format,
+        "path": source.path,
+        "position": source.position,
+        "lines": source.lines,
+        **source.outcomes._asdict(),
+        "newest": output.time_of_ms(source.newest_ms),
+        "committed": output.time_of_ms(source.committed_ms),
+        "note": source.note,
+    }
+
+
+def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
+    return {
+        "identity": waiting.identity,
+        "target_requests": waiting.target.requests,
+        "target_bytes": waiting.target.bytes_up + waiting.target.bytes_down,
+        "client_requests": waiting.client.requests,
+        "client_bytes": waiting.client.bytes_up + waiting.client.bytes_down,
+        "newest": output.time_of_ms(waiting.newest_ms),
+    }
+
+
+def sources(context: typer.Context, as_json: Json = False) -> None:
+    """List what was counted, file by file, and the identities that no zone has claimed."""
+    with opened(context) as parts:
+        rows = [_source_row(source) for source in parts.store.sources()]
+        waiting = [_unattributed_row(identity) for identity in parts.store.unattributed()]
+    if as_json:
+        output.print_json({"sources": rows, "unattributed": waiting})
+        return
+    columns = ("number", "name", "format", "path", *Outcomes._fields, "newest", "note")
+    output.records(rows, "sources", columns, as_json=False)
+    if waiting:
+        output.say(f"\n{len(waiting)} identities belong to no zone; give them to one with `bandmeter zone claim`:")
+        shown = ("identity", "target_requests", "target_bytes", "client_requests", "client_bytes", "newest")
+        output.records(waiting[:UNATTRIBUTED_SHOWN], "unattributed", shown, as_json=False)
+
+
+def rejects(
+    context: typer.Context,
+    source: Annotated[str | None, typer.Argument(help="A source's number or name; all, when not given.")] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Only the lines as they came, to be mended and sent.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the records that could not be read, with line, byte, field and reason."""
+    with opened(context) as parts:
+        chosen = [s for s in parts.store.sources() if source is None or source in {str(s.number), s.name, s.path}]
+        if source is not None and not chosen:
+            sentence = f"There is no source {source[:80]!r}: take its number from `bandmeter sources`."
+            raise BandmeterError(errors.INPUT_INVALID, sentence)
+        found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_MAX)]
+    if lines:
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(reject.text + b"\n" for _, reject in found)
+        sys.stdout.buffer.flush()
+        return
+    rows = [
+        {
+            "source": s.number,
+            "path": s.path,
+            "line": reject.line,
+            "byte": reject.byte,
+            "field": reject.field,
+            "reason": reject.reason,
+            "detail": reject.detail,
+            "text": reject.text.decode(errors="backslashreplace"),
+        }
+        for s, reject in found
+    ]
+    columns = ("source", "path", "line", "byte", "field", "reason", "detail")
+    output.records(rows, "rejects", columns, as_json=as_json)

@@ -1,0 +1,48 @@
+"""`serve`, `doctor` and `config`: the program itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bandmeter import config as configuration
+from bandmeter import service
+from bandmeter.cli import output
+from bandmeter.cli.session import Json, configure
+
+UNWELL = 1  # the exit status
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="The address to listen on; 127.0.0.1 by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 8080 by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes answer; 1 by default.")] = None,
+) -> None:
+    """Answer over HTTP until Ctrl-C."""
+    options = {"server.host": host, "server.port": port, "server.workers": workers}
+    service.serve(configure(context, options), lambda url: print(f"Listening on {url}", flush=True))  # noqa: T201
+
+
+def doctor(context: typer.Context, as_json: Json = False) -> None:
+    """Look for what may be wrong on this machine, and say what to do about it."""
+    checks = service.examine(configure(context))
+    if as_json:
+        output.print_json({"checks": [check._asdict() | {"ok": not check.problem} for check in checks]})
+    for check in () if as_json else checks:
+        output.say(f"{'✗' if check.problem else '✓'} {check.name}: {check.problem or check.seen}")
+    if any(check.problem for check in checks):
+        raise typer.Exit(UNWELL)
+
+
+def show_config(
+    context: typer.Context,
+    dump: Annotated[bool, typer.Option("--dump", help="Print every setting with where it came from.")] = False,
+) -> None:
+    """Show where the settings are read from, or all of them as TOML."""
+    config = configure(context)
+    if dump:
+        output.say(configuration.dump(config).rstrip("\n"))
+    else:
+        output.say(f"data: {config.data}\nfile: {config.file or 'none'}")

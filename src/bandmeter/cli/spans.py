@@ -1,0 +1,39 @@
+"""The `--from` and `--to` of the commands that answer questions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bandmeter import service
+from bandmeter.cli.session import read_time
+from bandmeter.domain import errors, grid
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.questions import SPAN_SECONDS_MAX
+
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="Start, inside; the first of the previous month by default."),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, outside; tomorrow 00:00 UTC by default.")]
+
+
+def read_span(start: str | None, end: str | None, edges: Resolution) -> Span:
+    """The span asked for, its start cut down and its end up to the edges, so that no asked-for traffic is left out."""
+    now_s = service.clock_s()
+    first, last = read_time(start, "--from"), read_time(end, "--to")
+    span = Span(
+        grid.month_start(now_s, -1) if first is None else grid.floor_to(first, edges),
+        grid.day_start(now_s) + Resolution.DAY if last is None else grid.ceil_to(last, edges),
+    )
+    if span.start > span.end:
+        shown = f"{grid.format_time(span.start)} to {grid.format_time(span.end)}"
+        raise BandmeterError(
+            errors.INPUT_INVALID, f"The period {shown} ends before it starts: exchange --from and --to."
+        )
+    if span.end - span.start > SPAN_SECONDS_MAX:
+        sentence = f"The period is longer than {SPAN_SECONDS_MAX // Resolution.DAY} days: ask for parts of it."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+    return span
