@@ -92,7 +92,14 @@ def configure(data: str | None, options: Mapping[str, Any] | None = None) -> Con
 
 @contextlib.contextmanager
 def open_parts(config: Config, *, create: bool = False) -> Iterator[Parts]:
-    """Open the catalog, the store and what reads them, and close them again.
+    """Open the catalog, the store and what reads them, and close them again. Raises as `start` does."""
+    parts = start(config, create=create)
+    with contextlib.closing(parts.catalog), contextlib.closing(parts.store):
+        yield parts
+
+
+def start(config: Config, *, create: bool = False) -> Parts:
+    """Open the catalog, the store and what reads them, for as long as the process lives.
 
     `create`: make the data folder where there is none; else that is `input_invalid`. Raises `unavailable`.
     """
@@ -105,8 +112,12 @@ def open_parts(config: Config, *, create: bool = False) -> Iterator[Parts]:
             " `bandmeter account add`.",
         )
     catalog = Catalog.open(f"sqlite:///{(config.data / CATALOG_FILE).absolute()}")
-    with contextlib.closing(catalog), contextlib.closing(open_store(config)) as store:
-        yield Parts(config, catalog, store, Reports(catalog, store, PRICES))
+    try:
+        store = open_store(config)
+    except BandmeterError:
+        catalog.close()
+        raise
+    return Parts(config, catalog, store, Reports(catalog, store, PRICES))
 
 
 def open_store(config: Config) -> Store:
@@ -229,8 +240,7 @@ def asgi() -> Any:
     from bandmeter.dialects import DIALECTS  # noqa: PLC0415
     from bandmeter.web.app import build  # noqa: PLC0415
 
-    config = configure(None)
-    parts = contextlib.ExitStack().enter_context(open_parts(config))
+    parts = start(configure(None))
     telemetry.set_up_logs(clock_ms)
     return build(parts.reports, parts.catalog, DIALECTS, clock_ms, functools.partial(health, parts))
 

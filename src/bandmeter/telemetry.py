@@ -18,7 +18,6 @@ from bandmeter.domain.usage import Outcomes
 SECRET = re.compile(r"(bm_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
 SECRET_NAMES = frozenset({"authorization", "apikey", "x-apikey", "token", "password", "secret"})
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)  # a usage answer takes about 1 ms
-log = structlog.stdlib.get_logger
 
 
 def redact(text: str) -> str:
@@ -26,13 +25,14 @@ def redact(text: str) -> str:
     return SECRET.sub(r"\1…", text)
 
 
-def _redact_event(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name, value in event.items():
-        if name.lower() in SECRET_NAMES:
-            event[name] = "…"
-        elif isinstance(value, str):
-            event[name] = redact(value)
+def _drop_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name in SECRET_NAMES.intersection(map(str.lower, event)):
+        event = {key: "…" if key.lower() == name else value for key, value in event.items()}
     return event
+
+
+def _redact_line(_logger: Any, _method: str, line: str) -> str:
+    return redact(line)  # the whole line at last, so that nothing nested slips through
 
 
 def set_up_logs(clock_ms: Callable[[], int], stream: TextIO | None = None) -> None:
@@ -47,8 +47,9 @@ def set_up_logs(clock_ms: Callable[[], int], stream: TextIO | None = None) -> No
             structlog.processors.add_log_level,
             stamp,
             structlog.processors.format_exc_info,
-            _redact_event,
+            _drop_secrets,
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+            _redact_line,
         ],
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger("info"),

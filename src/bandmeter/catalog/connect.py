@@ -29,6 +29,8 @@ def open_engine(url: str) -> sa.Engine:
     if url.startswith(SQLITE):
         return _open_sqlite(Path(url.removeprefix(SQLITE)))  # as it stands: a path may hold ? and %
     try:
+        if url.startswith("sqlite"):
+            raise sa.exc.ArgumentError  # noqa: TRY301 - in memory each connection would have a catalog of its own
         return sa.create_engine(sa.make_url(url), pool_pre_ping=True)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
         raise errors.BandmeterError(

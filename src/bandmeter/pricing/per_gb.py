@@ -50,7 +50,7 @@ def _price(value: object) -> Decimal:
     """A JSON number may arrive as a float: its shortest spelling is what its author wrote."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise _invalid("price")
-    if isinstance(value, int) and value > PRICE_MAX:
+    if isinstance(value, int) and not 0 <= value <= PRICE_MAX:
         raise _invalid("price")  # before str(), which refuses thousands of digits in its own way
     text = str(value)
     if not NUMBER.fullmatch(text):

@@ -9,6 +9,7 @@ Law 5: the three resolutions always agree, because one function here derives hou
 from __future__ import annotations
 
 import contextlib
+import functools
 import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,17 @@ CACHE_KIB = 65_536
 INDEXED_HEAD_BYTES = 64  # of a source's beginning: a time to the ms and an address, enough to tell most logs apart
 WIDTH = len(usage.ROW)
 KEY_WIDTH = len(usage.ROW_KEY)
+# A row's key in one 64-bit number, for sorting: 5-minute buckets until the year 2600, 134 million zones.
+BUCKET_BITS, DIMENSION_BITS = 26, 11
 TABLES = {Resolution.FIVE_MINUTES: "usage_5m", Resolution.HOUR: "usage_hour", Resolution.DAY: "usage_day"}
 
 # Buckets are stored as a number of buckets since 1970: smaller than seconds, so rows are smaller.
 # STRICT: a sum beyond 64 bits fails loudly instead of turning into a floating point number.
 _USAGE_TABLE = (
     "CREATE TABLE {table} ("
-    + ", ".join(f"{column} INTEGER NOT NULL" for column in usage.ROW)
+    + ", ".join(f"{column} INTEGER NOT NULL" for column in usage.ROW_KEY)
+    + ", "
+    + ", ".join(f"{column} INTEGER NOT NULL DEFAULT 0" for column in usage.ROW_COUNTERS)
     + f", PRIMARY KEY ({', '.join(usage.ROW_KEY)})) STRICT, WITHOUT ROWID"
 )
 _SCHEMA = (
@@ -78,10 +83,12 @@ _STATE_COLUMNS = (
 )
 
 
-def _upsert(table: str, rows: int) -> str:
-    values = ", ".join(["(" + ", ".join("?" * WIDTH) + ")"] * rows)
-    sums = ", ".join(f"{c} = {c} + excluded.{c}" for c in usage.ROW_COUNTERS)
-    return f"INSERT INTO {table} ({', '.join(usage.ROW)}) VALUES {values} ON CONFLICT DO UPDATE SET {sums}"
+@functools.lru_cache(maxsize=1_024)
+def _upsert(table: str, counters: tuple[str, ...], rows: int) -> str:
+    columns = (*usage.ROW_KEY, *counters)
+    values = ", ".join(["(" + ", ".join("?" * len(columns)) + ")"] * rows)
+    sums = ", ".join(f"{c} = {c} + excluded.{c}" for c in counters)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values} ON CONFLICT DO UPDATE SET {sums}"
 
 
 def _select(side: Side, table: str) -> str:
@@ -95,7 +102,6 @@ def _select(side: Side, table: str) -> str:
 
 
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
-_UPSERTS = {resolution: _upsert(table, ROWS_A_STATEMENT) for resolution, table in TABLES.items()}
 
 
 class SqliteStore:
@@ -342,33 +348,35 @@ def _redirect_claimed(db: sqlite3.Connection, batch: Batch) -> tuple[Any, dict[i
 
 def _add_rows(db: sqlite3.Connection, rows: Any) -> None:
     """Add 5-minute rows (Unix seconds, any order, keys may repeat) to all three tables."""
+    # A counter that is 0 in the whole batch, as the client's are where a log has only the target's, is left out.
+    used = [i for i in range(KEY_WIDTH, WIDTH) if rows[:, i].any()]
+    if not used:
+        return
+    rows, finer = rows[:, [*range(KEY_WIDTH), *used]], 1
     for resolution in Resolution:
-        coarse = rows.copy()
-        coarse[:, 1] //= int(resolution)
-        _add_folded(db, resolution, _fold(coarse))
+        rows[:, 1] //= resolution // finer
+        finer = int(resolution)
+        rows = _fold(rows)
+        _add_folded(db, TABLES[resolution], tuple(usage.ROW[i] for i in used), rows)
 
 
 def _fold(rows: Any) -> Any:
     """Rows with equal keys added up, ordered by key."""
-    if not len(rows):
-        return rows
-    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+    keys = (rows[:, 0] << (BUCKET_BITS + DIMENSION_BITS)) | (rows[:, 1] << DIMENSION_BITS) | rows[:, 2]
+    order = np.argsort(keys)
+    rows, keys = rows[order], keys[order]
     is_first = np.ones(len(rows), dtype=bool)
-    is_first[1:] = (rows[1:, :KEY_WIDTH] != rows[:-1, :KEY_WIDTH]).any(axis=1)
+    is_first[1:] = keys[1:] != keys[:-1]
     starts = np.flatnonzero(is_first)
     if len(starts) == len(rows):
         return rows
     return np.concatenate([rows[starts, :KEY_WIDTH], np.add.reduceat(rows[:, KEY_WIDTH:], starts)], axis=1)
 
 
-def _add_folded(db: sqlite3.Connection, resolution: Resolution, rows: Any) -> None:
-    flat = rows.ravel().tolist()
-    step = ROWS_A_STATEMENT * WIDTH
-    whole = len(flat) // step * step
-    for start in range(0, whole, step):
-        db.execute(_UPSERTS[resolution], flat[start : start + step])
-    if flat[whole:]:
-        db.execute(_upsert(TABLES[resolution], len(flat[whole:]) // WIDTH), flat[whole:])
+def _add_folded(db: sqlite3.Connection, table: str, counters: tuple[str, ...], rows: Any) -> None:
+    for start in range(0, len(rows), ROWS_A_STATEMENT):
+        part = rows[start : start + ROWS_A_STATEMENT]
+        db.execute(_upsert(table, counters, len(part)), part.ravel().tolist())
 
 
 def _add_newest(db: sqlite3.Connection, newest_ms: dict[int, int]) -> None:

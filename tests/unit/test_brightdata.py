@@ -1,0 +1,176 @@
+"""The Bright Data dialect's own rules: dates, windows, metrics. What goes over the wire is in the vectors."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandmeter.dialects.brightdata import BRIGHTDATA, wire, zones
+from bandmeter.dialects.brightdata.bandwidth import METRICS, series
+from bandmeter.domain import errors, usage
+from bandmeter.domain.contracts import Call
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Span
+from bandmeter.domain.tenancy import Account, ZoneStatus
+from bandmeter.domain.usage import Row
+
+DAY = 86_400
+
+
+def call(now="2026-01-15T12:00:00Z", **parameters) -> Call:
+    now_ms = round(dt.datetime.fromisoformat(now).timestamp() * 1000)
+    return Call(Account("acme"), {name.rstrip("_"): value for name, value in parameters.items()}, now_ms)
+
+
+def question(path: str, **parameters):
+    (endpoint,) = (e for e in BRIGHTDATA.endpoints if path in e.paths)
+    return endpoint.parse(call(**parameters))
+
+
+def day(text: str) -> int:
+    return int(dt.datetime.fromisoformat(f"{text}T00:00Z").timestamp())
+
+
+# ---------------------------------------------------------------- dates
+
+
+@given(
+    st.datetimes(dt.datetime(1970, 1, 2), dt.datetime(2999, 12, 30)),  # noqa: DTZ001 - the offset is drawn apart
+    st.integers(-(23 * 60 + 59), 23 * 60 + 59),
+    st.sampled_from(["+", " "]),
+    st.booleans(),
+)
+def test_a_date_means_what_iso_8601_says(naive, minutes, plus, colon):
+    """To the microsecond, whatever the offset, and with a space where a plus was decoded."""
+    sign, size = ("-" if minutes < 0 else plus), abs(minutes)
+    offset = f"{sign}{size // 60:02}{':' if colon else ''}{size % 60:02}"
+    moment = wire.read_date(call(from_=f"{naive:%Y-%m-%dT%H:%M:%S.%f}{offset}"), "from")
+    aware = naive.replace(tzinfo=dt.timezone(dt.timedelta(minutes=minutes)))
+    assert moment.second == (aware - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(seconds=1)
+    assert moment.nanosecond == naive.microsecond * 1000
+    assert moment.floor % DAY == moment.ceil % DAY == 0
+    assert moment.floor <= moment.second <= moment.ceil <= moment.floor + DAY
+
+
+def test_the_documents_pattern_knows_every_day_of_the_calendar():
+    """The pattern that is both shown and parsed takes each real day of 1970 to 2999, and no other."""
+    first, last = dt.date(1970, 1, 1), dt.date(2999, 12, 31)
+    real = {str(first + dt.timedelta(days=n)) for n in range((last - first).days + 1)}
+    written = (f"{y}-{m:02}-{d:02}" for y in range(1969, 3001) for m in range(14) for d in range(33))
+    assert {text for text in written if re.search(wire.DATE_PATTERN, text)} == real
+
+
+@given(st.text(max_size=40))
+def test_what_is_no_date_is_refused_by_name(text):
+    """Any text is either a date or an error that names the parameter: never another exception."""
+    refused = None
+    try:
+        moment = wire.read_date(call(to=text), "to")
+    except BandmeterError as error:
+        refused = (error.code, error.sentence[:15])
+    assert refused == (errors.PARAMETER_INVALID, "to takes a date") or moment.ceil % DAY == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "window"),
+    [
+        ("2022-11-22T11:35:32Z", ("2022-10-01", "2022-11-23")),
+        ("2026-01-01T00:00:00Z", ("2025-12-01", "2026-01-02")),
+        ("2025-12-31T23:59:59Z", ("2025-11-01", "2026-01-01")),
+        ("2024-02-29T12:00:00Z", ("2024-01-01", "2024-03-01")),
+        ("2024-03-31T12:00:00Z", ("2024-02-01", "2024-04-01")),
+    ],
+)
+def test_the_default_window_is_the_previous_month_to_tomorrow(now, window):
+    assert question("/zone/bw", zone="z", now=now).span == Span(*map(day, window))
+
+
+def test_the_relative_buckets_follow_the_calendar():
+    """On the first of March the days before lie in the month before, and the months have their own lengths."""
+    assert wire.back_buckets(day("2024-03-01")) == {
+        "back_m2": Span(day("2024-01-01"), day("2024-02-01")),
+        "back_m1": Span(day("2024-02-01"), day("2024-03-01")),
+        "back_m0": Span(day("2024-03-01"), day("2024-04-01")),
+        "back_d2": Span(day("2024-02-28"), day("2024-02-29")),
+        "back_d1": Span(day("2024-02-29"), day("2024-03-01")),
+        "back_d0": Span(day("2024-03-01"), day("2024-03-02")),
+    }
+
+
+# ---------------------------------------------------------------- metrics
+
+
+def naive_series(rows: list[Row], span: Span) -> dict[str, list[int]]:
+    """The table of metrics read row by row, in the plainest way there is."""
+    found = {}
+    for metric in METRICS:
+        numbers = [0] * ((span.end - span.start) // DAY)
+        for row in rows:
+            values = usage.unpack(row.dimensions)
+            if all(values[name] in allowed for name, allowed in metric.where.items()):
+                counters = {**row._asdict(), "bytes": row.bytes_up + row.bytes_down}
+                numbers[(row.bucket - span.start) // DAY] += counters[metric.counts]
+        if metric.always or any(numbers):
+            found[metric.name] = numbers
+    return found
+
+
+packed = st.builds(
+    lambda values: usage.pack(**dict(zip(usage.DIMENSIONS, values, strict=True))),
+    st.tuples(*(st.sampled_from(d.values) for d in usage.DIMENSIONS.values())),
+)
+counters = st.tuples(*[st.integers(0, 2**50)] * 4)
+
+
+@given(st.integers(1, 9), st.dictionaries(st.tuples(st.integers(0, 8), packed), counters, max_size=30))
+def test_series_are_what_the_table_of_metrics_says(days, drawn):
+    """Working by columns gives what reading the table row by row gives, in the same order."""
+    span = Span(day("2026-01-01"), day("2026-01-01") + days * DAY)
+    rows = [Row(span.start + n * DAY, p, *c) for (n, p), c in sorted(drawn.items()) if n < days]
+    assert list(series(rows, span).items()) == list(naive_series(rows, span).items())
+
+
+def test_bw_sum_is_down_plus_up():
+    rows = [Row(0, p, 1, 1, 3, 4) for p in range(3)]
+    numbers = series(rows, Span(0, DAY))
+    assert numbers["bw_sum"] == [numbers["bw_dn"][0] + numbers["bw_up"][0]] == [21]
+
+
+def test_each_metrics_table_row_names_real_dimensions():
+    for metric in METRICS:
+        for name, values in metric.where.items():
+            assert set(values) <= set(usage.DIMENSIONS[name].values)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_each_network_and_status_has_the_vendors_word():
+    assert set(zones.TYPES) == set(usage.NETWORKS)
+    assert set(zones.STATUSES) == set(ZoneStatus)
+
+
+def test_each_error_of_http_has_a_reply_without_our_detail():
+    """Only sentences about the caller's own parameters go out as they are."""
+    for code in errors.HTTP_CODES:
+        reply = BRIGHTDATA.render_error(BandmeterError(code, "detail"))
+        assert reply.content_type == "text/html; charset=utf-8"
+        assert (reply.body == b"detail") == (code in {errors.PARAMETER_INVALID, errors.PARAMETER_MISSING})
+
+
+def test_each_endpoint_is_served_in_both_forms_under_the_dialects_prefixes():
+    for endpoint in BRIGHTDATA.endpoints:
+        first, second = endpoint.paths
+        assert second == f"/api{first}"
+        assert all(
+            any(p == prefix or p.startswith(f"{prefix}/") for prefix in BRIGHTDATA.prefixes) for p in endpoint.paths
+        )
+
+
+def test_a_code_that_http_never_meets_is_our_failure():
+    assert BRIGHTDATA.render_error(BandmeterError(errors.CONFLICT, "detail")).status == 500

@@ -1,0 +1,596 @@
+"""The command line: each command's happy path, each error's sentence and exit status."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from bandmeter import cli, service
+from bandmeter.catalog import Catalog
+
+NOW = "2022-11-22T11:35:32Z"
+LINES = [
+    # (time, identity, more fields)
+    ("2022-10-01T00:00:00Z", "u1", {"bytes_up": 1, "bytes_down": 9}),
+    ("2022-11-20T10:00:00Z", "u1", {"bytes_up": 100, "bytes_down": 900, "scheme": "https"}),
+    ("2022-11-20T10:04:59Z", "u1", {"bytes_up": 1_000_000_000, "bytes_down": 0, "scheme": "http", "requests": 3}),
+    ("2022-11-20T10:05:00Z", "u2", {"target_bytes_up": 5, "target_bytes_down": 5, "client_bytes_up": 7, "client_bytes_down": 8}),
+    ("2022-11-21T23:59:59Z", "u2", {"bytes_up": 2, "bytes_down": 3}),
+    ("2022-11-22T00:00:00Z", "stranger", {"bytes_up": 20, "bytes_down": 30}),
+]  # fmt: skip
+BROKEN = '{"time": "2022-11-20T10:00:00Z", "identity": "u1", "bytes_up": -1, "bytes_down": 0}'
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("BANDMETER_"):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "data"
+    monkeypatch.setenv("BANDMETER_DATA", str(folder))
+    monkeypatch.setenv("BANDMETER_NOW", NOW)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command; (exit status, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def done(run):
+    """Run a command that must succeed without a word on standard error; its output."""
+
+    def call(*arguments):
+        status, out, err = run(*arguments)
+        assert (status, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """Run a command that must fail with one sentence, and nothing on standard output; the sentence."""
+
+    def call(*arguments, status=2):
+        got, out, err = run(*arguments)
+        assert (got, out) == (status, ""), err
+        assert err.startswith("bandmeter: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        return err.removeprefix("bandmeter: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture
+def acme(done):
+    done("account", "add", "--id", "acme", "--name", "Acme")
+    done("zone", "add", "acme", "static", "--product", "sdc", "--identity", "u1")
+    done("zone", "add", "acme", "edge", "--network", "cdn", "--identity", "u2")
+
+
+@pytest.fixture
+def counted(acme, tmp_path, run):
+    lines = [json.dumps({"time": at, "identity": who, **rest}) for at, who, rest in LINES]
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, BROKEN]) + "\n")
+    status, out, _ = run("ingest", "--format", "jsonl", tmp_path / "log.jsonl", "--json")
+    assert status == 1
+    return json.loads(out)
+
+
+# ---------------------------------------------------------------- the program
+
+
+def test_the_version_is_told_without_importing_the_rest(done):
+    program = "import sys; sys.argv[1:] = ['--version']\nfrom bandmeter.cli import main\n"
+    program += "try: main()\nfinally: print(sorted({'typer', 'sqlalchemy', 'duckdb', 'numpy'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[0] == done("--version").strip() == done("--data", "x", "--version").strip()
+    assert told.splitlines()[1] == "[]"
+
+
+def test_a_command_does_not_load_the_web_or_the_migrations(data, acme):
+    program = (
+        "import sys; sys.argv[1:] = ['zone', 'list']\nfrom bandmeter.cli import main\ntry: main()\nfinally:"
+        " print({'starlette', 'granian', 'alembic', 'sqlalchemy.orm', 'structlog', 'prometheus_client'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["frobnicate"], "No such command 'frobnicate': see `bandmeter --help`."),
+        (["account", "add"], "Missing option '--id': see `bandmeter account add --help`."),
+        (["usage"], "Missing argument 'ACCOUNT[/ZONE]': see `bandmeter usage --help`."),
+        (["usage", "a", "--xyz"], "No such option: --xyz: see `bandmeter usage --help`."),
+    ],
+)
+def test_a_misspelt_command_is_a_usage_error_in_a_sentence(fails, arguments, sentence):
+    assert fails(*arguments) == sentence
+
+
+def test_our_own_failure_is_status_3_without_a_traceback_unless_debugging(fails, run, acme, monkeypatch):
+    monkeypatch.setattr(Catalog, "zones", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in fails("zone", "list", status=3)
+    monkeypatch.setenv("BANDMETER_DEBUG", "1")
+    status, _, err = run("zone", "list")
+    assert status == 3
+    assert "Traceback" in err
+
+
+def test_a_damaged_database_is_status_3(fails, data, acme):
+    (data / "catalog.db").write_bytes(b"no database " * 1000)
+    for journal in data.glob("catalog.db-*"):
+        journal.unlink()
+    assert "catalog" in fails("zone", "list", status=3)
+
+
+def test_ctrl_c_is_told_as_a_shell_does(run, acme, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Catalog, "zones", interrupt)
+    assert run("zone", "list")[0] == 130
+
+
+def test_the_data_folder_is_made_for_its_owner_only_and_only_by_commands_that_fill_it(fails, done, data):
+    assert "There is no data folder" in fails("account", "list")
+    assert not data.exists()
+    done("account", "add", "--id", "acme")
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert {p.name: p.stat().st_mode & 0o777 for p in data.iterdir() if p.suffix == ".db"} == {
+        "catalog.db": 0o600,
+        "usage.db": 0o600,
+    }
+
+
+def test_data_on_the_command_line_wins(done, tmp_path):
+    done("--data", tmp_path / "other", "account", "add", "--id", "acme")
+    assert (tmp_path / "other" / "catalog.db").exists()
+
+
+@pytest.mark.parametrize("text", ["noon", "2022-11-22T11:35:32", "2022-11-22"])
+def test_a_clock_that_stands_at_no_time_is_refused(fails, monkeypatch, text):
+    monkeypatch.setenv("BANDMETER_NOW", text)
+    assert fails("account", "add", "--id", "a").startswith(f"BANDMETER_NOW={text} is no time")
+
+
+def test_the_clock_stands_where_it_is_told_to(monkeypatch):
+    assert service.clock_ms() == 1_669_116_932_000
+    monkeypatch.setenv("BANDMETER_NOW", "2022-11-22T12:35:32.122+01:00")
+    assert service.clock_ms() == 1_669_116_932_122
+    monkeypatch.delenv("BANDMETER_NOW")
+    assert service.clock_s() > 1_700_000_000
+
+
+# ---------------------------------------------------------------- accounts, zones, apply
+
+
+def test_an_account_is_listed_and_shown_as_it_was_added(done):
+    flags = ["--name", "Ä Inc", "--kind", "team", "--email", "a@b.c", "--email-verified", "--proxy-username", "u"]
+    done(
+        "account",
+        "add",
+        "--id",
+        "acme",
+        *flags,
+        "--currency",
+        "EUR",
+        "--trial-until",
+        "2022-12-01",
+        "--prepayment",
+        "9.5",
+    )
+    (row,) = json.loads(done("account", "list", "--json"))["accounts"]
+    assert row == {
+        "id": "acme",
+        "name": "Ä Inc",
+        "kind": "team",
+        "email": "a@b.c",
+        "email_verified": True,
+        "proxy_username": "u",
+        "currency": "EUR",
+        "prepayment": "9.5",
+        "trial_until": "2022-12-01T00:00:00Z",
+        "status": "active",
+        "created": NOW,
+    }
+    assert json.loads(done("account", "show", "acme", "--json")) == row | {"zones": []}
+    assert "Ä Inc" in done("account", "list")
+    assert "2022-12-01T00:00:00Z" in done("account", "show", "acme")
+
+
+def test_an_account_is_suspended_and_resumed(done, acme):
+    done("account", "suspend", "acme")
+    assert json.loads(done("account", "show", "acme", "--json"))["status"] == "suspended"
+    done("account", "resume", "acme")
+    assert json.loads(done("account", "show", "acme", "--json"))["status"] == "active"
+
+
+def test_zones_are_listed_with_their_defaults(done, acme):
+    edge, static = json.loads(done("zone", "list", "acme", "--json"))["zones"]
+    assert (edge["name"], edge["network"], edge["side"], edge["identities"]) == ("edge", "cdn", "client", ["u2"])
+    assert (static["name"], static["network"], static["side"], static["product"]) == ("static", "dc", "target", "sdc")
+    assert done("zone", "list") == done("zone", "list", "acme")
+
+
+@pytest.mark.parametrize(("verb", "status"), [("suspend", "suspended"), ("delete", "deleted")])
+def test_a_zones_status_changes_and_comes_back(done, acme, verb, status):
+    def seen():
+        return json.loads(done("zone", "list", "--json"))["zones"][1]["status"]
+
+    done("zone", verb, "acme", "static")
+    assert seen() == status
+    done("zone", "resume", "acme", "static")
+    assert seen() == "active"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["account", "add", "--id", "acme"], "Account acme exists already"),
+        (["account", "add", "--id", "a/b"], "is no account id"),
+        (["account", "add", "--id", "b", "--kind", "firm"], "kind: 'firm' is not one of personal, team."),
+        (["account", "add", "--id", "b", "--trial-until", "soon"], "--trial-until 'soon' is no time"),
+        (["account", "show", "nobody"], "There is no account 'nobody'"),
+        (["account", "suspend", "nobody"], "There is no account 'nobody'"),
+        (["zone", "add", "nobody", "z"], "There is no account 'nobody'"),
+        (["zone", "add", "acme", "static"], "has a zone static already"),
+        (["zone", "add", "acme", "z", "--network", "moon"], "network: 'moon' is not one of"),
+        (["zone", "add", "acme", "z", "--identity", "u1"], "belongs to another zone already"),
+        (["zone", "suspend", "acme", "nope"], "Account acme has no zone 'nope'"),
+        (["zone", "list", "nobody"], "There is no account 'nobody'"),
+        (["zone", "claim", "acme", "nope", "u"], "Account acme has no zone 'nope'"),
+        (["key", "add", "nobody"], "There is no account 'nobody'"),
+        (["key", "add", "acme", "--scope", "all"], "--scope"),
+        (["key", "add", "acme", "--expires", "2022-11-22T11:35:32Z"], "would have expired already"),
+        (["key", "add", "acme", "--expires", "never"], "--expires 'never' is no time"),
+        (["key", "list", "nobody"], "There is no account 'nobody'"),
+        (["key", "revoke", "0123"], "There is no key of that id"),
+        (["operator-key", "add", "--scope", "read"], "takes --scope ingest or admin"),
+        (["apply", "nowhere.json"], "nowhere.json cannot be read"),
+        (["price", "set", "acme", "nowhere.json"], "nowhere.json cannot be read"),
+        (["usage", "nobody"], "There is no account 'nobody'"),
+        (["usage", "acme/nope"], "Account acme has no zone 'nope'"),
+        (["usage", "acme/"], "names no zone"),
+        (["usage", "acme", "--from", "yesterday"], "--from 'yesterday' is no time"),
+        (["usage", "acme", "--from", "2022-11-02", "--to", "2022-11-01"], "ends before it starts"),
+        (["usage", "acme", "--from", "0001-01-01"], "longer than 800 days"),
+        (["usage", "acme", "--to", "9999-12-31"], "longer than 800 days"),
+        (["usage", "acme", "--group-by", "zone,moon"], "--group-by does not know 'moon'"),
+        (["usage", "acme", "--resolution", "week"], "--resolution"),
+        (["cost", "acme/nope"], "Account acme has no zone 'nope'"),
+        (["cost", "acme", "--to", "9999-12-31"], "longer than 800 days"),
+        (["rejects", "77"], "There is no source '77'"),
+        (["ingest", "--format", "squidd", "x.log"], "There is no format 'squidd'"),
+        (["ingest", "x.log"], "Files and --format belong together"),
+        (["ingest", "--format", "squid", "x.log", "--zone", "z"], "--account and --zone belong together"),
+        (["ingest"], "There is nothing to ingest"),
+        (["serve", "--port", "0"], "option --port: server.port: takes a number from 1 to 65535"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence_with_status_2(fails, acme, arguments, part):
+    assert part in fails(*arguments)
+
+
+def test_apply_tells_what_it_changed_and_then_that_nothing_did(done, fails, tmp_path):
+    document = {"accounts": [{"id": "acme", "zones": [{"name": "z", "identities": ["u"]}]}]}
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    told = done("apply", tmp_path / "c.json").splitlines()
+    assert told == ["account acme: added", "zone acme/z: added (dc, target side)", "zone acme/z: identities added: u"]
+    assert done("apply", tmp_path / "c.json") == "Nothing to change.\n"
+    document["accounts"][0]["zones"][0]["netwrok"] = "dc"
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    assert fails("apply", tmp_path / "c.json").startswith("accounts[0].zones[0].netwrok: no such key here")
+    (tmp_path / "c.json").write_text("{")
+    assert fails("apply", tmp_path / "c.json").startswith("The file is not JSON")
+
+
+def test_apply_reads_a_pipe(data, tmp_path):
+    command = [sys.executable, "-c", "from bandmeter.cli import main; main()", "apply", "-"]
+    told = subprocess.run(command, input='{"accounts": [{"id": "a"}]}', capture_output=True, text=True, check=True)
+    assert told.stdout == "account a: added\n"
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_a_key_stands_alone_on_standard_output_and_works(done, data, acme):
+    secret = done("key", "add", "acme", "--scope", "ingest", "--expires", "2022-12-01")
+    assert secret.count("\n") == 1
+    catalog = Catalog.open(f"sqlite:///{data}/catalog.db")
+    assert catalog.authenticate(secret.strip(), service.clock_s()).scope == "ingest"
+    done("key", "revoke", secret.split("_")[1])
+    assert catalog.keys("acme")[0].revoked
+    catalog.close()
+
+
+def test_keys_are_listed_without_their_secrets(done, acme, monkeypatch):
+    secrets = [
+        done("operator-key", "add"),
+        done("key", "add", "acme"),
+        done("key", "add", "acme", "--expires", "2022-12-01"),
+    ]
+    ids = [secret.split("_")[1] for secret in secrets]
+    done("key", "revoke", ids[1])
+    monkeypatch.setenv("BANDMETER_NOW", "2022-12-01T00:00:00Z")
+    listed = json.loads(done("key", "list", "--json"))["keys"]
+    assert {row["id"]: (row["account"], row["scope"], row["status"]) for row in listed} == {
+        ids[0]: (None, "ingest", "active"),
+        ids[1]: ("acme", "read", "revoked"),
+        ids[2]: ("acme", "read", "expired"),
+    }
+    assert [row["account"] for row in json.loads(done("key", "list", "acme", "--json"))["keys"]] == ["acme"] * 2
+    for secret in secrets:
+        assert secret.strip() not in done("key", "list") + done("key", "list", "--json")
+
+
+# ---------------------------------------------------------------- what came in
+
+
+def test_ingest_tells_what_became_of_the_records(counted):
+    total = counted["total"]
+    assert total == {"received": 7, "counted": 5, "duplicate": 0, "no_target": 0, "unattributed": 1, "rejected": 1}
+
+
+def test_the_same_file_again_adds_nothing_and_is_no_failure(counted, run, done, tmp_path):
+    before = done("usage", "acme", "--output", "json")
+    status, out, _ = run("ingest", "--format", "jsonl", tmp_path / "log.jsonl", "--json")
+    assert (status, json.loads(out)["total"]["duplicate"]) == (0, 7)
+    assert done("usage", "acme", "--output", "json") == before
+
+
+def test_sources_are_listed_with_what_waits_to_be_claimed(counted, done, tmp_path):
+    found = json.loads(done("sources", "--json"))
+    (source,) = found["sources"]
+    assert (source["name"], source["format"], source["path"]) == ("files", "jsonl", str(tmp_path / "log.jsonl"))
+    assert (source["received"], source["lines"], source["rejected"]) == (7, 7, 1)
+    assert source["newest"] == "2022-11-22T00:00:00.000Z"
+    (waiting,) = found["unattributed"]
+    assert (waiting["identity"], waiting["newest"]) == ("stranger", "2022-11-22T00:00:00.000Z")
+    assert "stranger" in done("sources")
+
+
+def test_rejects_are_listed_and_their_lines_come_back_to_the_byte(counted, done):
+    (reject,) = json.loads(done("rejects", "--json"))["rejects"]
+    assert (reject["line"], reject["field"], reject["reason"], reject["text"]) == (7, "bytes_up", "negative", BROKEN)
+    assert "negative" in done("rejects", "files")
+    assert done("rejects", reject["source"], "--lines") == BROKEN + "\n"
+
+
+def test_a_claimed_identity_brings_its_history(counted, done, fails):
+    assert done("zone", "claim", "acme", "static", "stranger") == (
+        "stranger belongs to acme/static; moved 1 requests, 50 bytes.\n"
+    )
+    assert json.loads(done("sources", "--json"))["unattributed"] == []
+    (row,) = json.loads(done("usage", "acme/static", "--from", "2022-11-22", "--output", "json"))["rows"]
+    assert row == {"bucket": "2022-11-22T00:00:00Z", "requests": 1, "bytes_up": 20, "bytes_down": 30}
+    assert "moved 0 requests" in done("zone", "claim", "acme", "static", "stranger")
+    assert "another zone" in fails("zone", "claim", "acme", "edge", "stranger")
+
+
+def test_configured_sources_are_read_without_naming_a_file(acme, done, fails, data, tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u1", **LINES[0][2]}) + "\n")
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl'\n")
+    assert json.loads(done("ingest", "--json"))["total"]["counted"] == 1
+    assert json.loads(done("sources", "--json"))["sources"][0]["name"] == "edge1"
+
+
+# ---------------------------------------------------------------- what was carried
+
+
+def rows(done, *arguments):
+    return json.loads(done("usage", *arguments, "--output", "json"))["rows"]
+
+
+def test_usage_by_default_is_by_day_since_the_first_of_the_previous_month(counted, done):
+    assert rows(done, "acme/static") == [
+        {"bucket": "2022-10-01T00:00:00Z", "requests": 1, "bytes_up": 1, "bytes_down": 9},
+        {"bucket": "2022-11-20T00:00:00Z", "requests": 4, "bytes_up": 1_000_000_100, "bytes_down": 900},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "expected"),
+    [
+        ("5m", [("2022-10-01T00:00:00Z", 10), ("2022-11-20T10:00:00Z", 1_000_001_000), ("2022-11-20T10:05:00Z", 15), ("2022-11-21T23:55:00Z", 5)]),
+        ("hour", [("2022-10-01T00:00:00Z", 10), ("2022-11-20T10:00:00Z", 1_000_001_015), ("2022-11-21T23:00:00Z", 5)]),
+        ("day", [("2022-10-01T00:00:00Z", 10), ("2022-11-20T00:00:00Z", 1_000_001_015), ("2022-11-21T00:00:00Z", 5)]),
+        ("month", [("2022-10-01T00:00:00Z", 10), ("2022-11-01T00:00:00Z", 1_000_001_020)]),
+        ("total", [("2022-10-01T00:00:00Z", 1_000_001_030)]),
+    ],
+)  # fmt: skip
+def test_every_resolution_sums_the_same_traffic(counted, done, resolution, expected):
+    found = rows(done, "acme", "--resolution", resolution)
+    assert [(row["bucket"], row["bytes_up"] + row["bytes_down"]) for row in found] == expected
+
+
+def test_the_span_is_half_open_and_widened_to_the_buckets_edges(counted, done):
+    def size(*span):
+        return sum(row["bytes_up"] + row["bytes_down"] for row in rows(done, "acme", *span))
+
+    assert size("--from", "2022-11-20", "--to", "2022-11-21") == 1_000_001_015
+    assert size("--from", "2022-11-20T11:00:00Z", "--to", "2022-11-20T12:00:00Z") == 1_000_001_015  # the whole day
+    hour = ("--resolution", "hour", "--from", "2022-11-20T11:00:00Z", "--to", "2022-11-20T12:00:00Z")
+    assert size(*hour) == 0
+    assert size("--resolution", "5m", "--from", "2022-11-20T10:05:00Z", "--to", "2022-11-20T10:06:00Z") == 15
+
+
+def test_usage_is_split_by_what_is_asked_for(counted, done):
+    span = ("--from", "2022-11-20", "--to", "2022-11-21", "--group-by", "zone,scheme")
+    assert rows(done, "acme", *span) == [
+        {"bucket": "2022-11-20T00:00:00Z", "zone": "edge", "scheme": "other", "requests": 1, "bytes_up": 7, "bytes_down": 8},
+        {"bucket": "2022-11-20T00:00:00Z", "zone": "static", "scheme": "http", "requests": 3, "bytes_up": 10**9, "bytes_down": 0},
+        {"bucket": "2022-11-20T00:00:00Z", "zone": "static", "scheme": "https", "requests": 1, "bytes_up": 100, "bytes_down": 900},
+    ]  # fmt: skip
+    grouped = rows(done, "acme", "--group-by", "account,network", "--resolution", "total")
+    assert [(r["account"], r["network"]) for r in grouped] == [("acme", "cdn"), ("acme", "dc")]
+
+
+def test_the_other_side_can_be_asked_for(counted, done):
+    span = ("--from", "2022-11-20", "--to", "2022-11-21")
+    assert rows(done, "acme/edge", *span)[0]["bytes_up"] == 7
+    assert rows(done, "acme/edge", *span, "--side", "target")[0]["bytes_up"] == 5
+
+
+def test_csv_has_the_same_rows(counted, done):
+    assert done("usage", "acme/static", "--output", "csv").splitlines() == [
+        "bucket,requests,bytes_up,bytes_down",
+        "2022-10-01T00:00:00Z,1,1,9",
+        "2022-11-20T00:00:00Z,4,1000000100,900",
+    ]
+
+
+def test_the_table_ends_with_its_total_exact_and_for_reading(counted, done):
+    lines = [line.split() for line in done("usage", "acme/static").splitlines()]
+    assert lines[0] == ["bucket", "requests", "bytes_up", "bytes_down", "bytes"]
+    assert lines[1] == ["2022-10-01T00:00:00Z", "1", "1", "9", "10", "10", "B"]
+    assert lines[-1] == ["total", "5", "1000000101", "909", "1000001010", "1.00", "GB"]
+
+
+def test_a_price_is_set_and_a_cost_answered(counted, done, fails, tmp_path):
+    (tmp_path / "p.json").write_text('{"plan": "per_gb", "price": 0.50}')
+    assert done("price", "set", "acme", tmp_path / "p.json") == "acme: plan per_gb from the beginning.\n"
+    assert done("price", "set", "acme", tmp_path / "p.json") == "acme has this plan already.\n"
+    (tmp_path / "z.json").write_text('{"plan": "per_gb", "price": "2", "unit": "GB"}')
+    assert done("price", "set", "acme/static", tmp_path / "z.json") == "acme/static: plan per_gb from 2022-11.\n"
+    assert "a past month keeps its price" in fails("price", "set", "acme", tmp_path / "z.json", "--from", "2022-10")
+    answer = json.loads(done("cost", "acme/static", "--json"))
+    assert answer["currency"] == "USD"
+    october, november = answer["rows"]
+    assert october == {
+        "zone": "static",
+        "from": "2022-10-01T00:00:00Z",
+        "to": "2022-11-01T00:00:00Z",
+        "requests": 1,
+        "bytes": 10,
+        "cost": "0.0000",
+        "unit": "bytes",
+    }
+    assert (november["bytes"], november["cost"]) == (1_000_001_000, "2.0000")
+    assert done("cost", "acme").splitlines()[-1].split()[-1] == "2.0000"
+    shown = json.loads(done("account", "show", "acme", "--json"))["zones"]
+    assert [zone["plan"]["price"] for zone in shown] == ["0.50", "2"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"price": 1}', '{"plan": "per_mile"}', '{"plan": "per_gb", "price": -1}'])
+def test_what_is_no_plan_is_refused(acme, fails, tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    assert fails("price", "set", "acme", tmp_path / "p.json").endswith(".")
+
+
+# ---------------------------------------------------------------- the program itself
+
+
+def test_config_is_dumped_with_where_it_came_from(done, monkeypatch):
+    monkeypatch.setenv("BANDMETER_SERVER_PORT", "99")
+    assert "port = 99  # BANDMETER_SERVER_PORT" in done("config", "--dump")
+
+
+def test_a_registered_format_that_cannot_work_is_refused_before_anything(data, fails, acme):
+    (data / "bandmeter.toml").write_text(
+        "[[format]]\nname = 'm'\nsplit = 'tab'\ncolumns = ['a']\nfields = {moon = 'a'}\n"
+    )
+    assert "format 'm'" in fails("zone", "list")
+
+
+def checks(run, status=0):
+    got, out, err = run("doctor", "--json")
+    assert (got, err) == (status, "")
+    return {check["name"]: check for check in json.loads(out)["checks"]}
+
+
+def test_doctor_finds_nothing_where_nothing_is_wrong(counted, run, done, data, tmp_path):
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'e'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl'\n")
+    found = checks(run)
+    assert all(check["ok"] for check in found.values())
+    assert {"data folder", "file modes", "free disk", "catalog", "usage store", "clock", "source e"} == set(found)
+    assert all(line.startswith("✓ ") for line in done("doctor").splitlines())
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(counted, run, data, monkeypatch):
+    (data / "bandmeter.toml").write_text(
+        "[[source]]\nname = 'gone'\nformat = 'jsonl'\npath = 'nowhere/*.log'\n"
+        "[[source]]\nname = 'odd'\nformat = 'moon'\npath = 'x'\n"
+    )
+    (data / "usage.db").chmod(0o644)
+    monkeypatch.setenv("BANDMETER_NOW", "2022-11-01T00:00:00Z")
+    monkeypatch.setattr(service, "DISK_BYTES_MIN", 2**80)
+    found = checks(run, status=1)
+    wrong = {name: check["problem"] for name, check in found.items() if not check["ok"]}
+    assert set(wrong) == {"file modes", "free disk", "clock", "source gone", "source odd"}
+    assert "chmod -R go-rwx" in wrong["file modes"]
+    assert "set the clock" in wrong["clock"]
+    assert "nowhere/*.log" in wrong["source gone"]
+
+
+def test_doctor_finds_resolutions_that_disagree(counted, run, data):
+    with sqlite3.connect(data / "usage.db") as raw:
+        raw.execute("UPDATE usage_day SET target_bytes_up = target_bytes_up + 1")
+    raw.close()
+    assert not checks(run, status=1)["usage store"]["ok"]
+
+
+def test_doctor_finds_a_folder_that_is_missing_or_a_database_that_is_none(run, acme, data, monkeypatch):
+    (data / "catalog.db").write_bytes(b"no database " * 1000)
+    for journal in data.glob("catalog.db-*"):
+        journal.unlink()
+    assert not checks(run, status=1)["databases"]["ok"]
+    monkeypatch.setenv("BANDMETER_DATA", str(data / "nowhere"))
+    assert not checks(run, status=1)["data folder"]["ok"]
+
+
+# ---------------------------------------------------------------- serve
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def test_a_taken_port_is_said_in_a_sentence(fails, acme):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "choose others with --host and --port" in fails("serve", "--port", port, status=3)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_serve_tells_when_it_is_ready_answers_and_stops_gracefully(counted, done, data, stop):
+    secret = done("key", "add", "acme").strip()
+    port = free_port()
+    command = [sys.executable, "-c", "from bandmeter.cli import main; main()", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout.readline() == f"Listening on http://127.0.0.1:{port}\n"
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/zone/bw?zone=static", headers={"Authorization": f"Bearer {secret}"})
+            answer = json.loads(connection.getresponse().read())
+            connection.close()
+            server.send_signal(stop)
+            out, err = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert answer["acme"]["sums"]["static"]["back_m0"]["bw_sum"] == 1_000_001_000
+    assert (server.returncode, out) == (0, "")
+    assert secret not in err

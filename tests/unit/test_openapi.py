@@ -1,0 +1,59 @@
+"""The OpenAPI document says what the endpoint tables say, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from openapi_spec_validator import validate
+
+from bandmeter.dialects import DIALECTS
+from bandmeter.web import openapi
+
+DOCUMENT = openapi.document(DIALECTS)
+PAGES = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+OPERATIONS = {path: methods["get"] for path, methods in DOCUMENT["paths"].items()}
+
+
+def test_the_document_is_openapi_3_1():
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"] == "3.1.0"
+
+
+def test_each_form_of_each_endpoint_is_there_and_no_other():
+    served = {path for dialect in DIALECTS for endpoint in dialect.endpoints for path in endpoint.paths}
+    assert set(OPERATIONS) == served | PAGES
+
+
+def test_each_operation_has_an_id_of_its_own():
+    ids = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [
+        ("/zone/bw", {"200", "400", "401", "403", "405", "422", "429", "500", "503"}),
+        ("/api/customer/bw", {"200", "400", "401", "403", "405", "429", "500", "503"}),
+        ("/network_status/{network}", {"200", "400", "401", "403", "404", "405", "429", "500", "503"}),
+        ("/healthz", {"200", "405"}),
+        ("/readyz", {"200", "405", "503"}),
+    ],
+)
+def test_each_operation_lists_the_statuses_that_can_occur(path, statuses):
+    assert set(OPERATIONS[path]["responses"]) == statuses
+
+
+def test_errors_have_the_dialects_type_and_headers():
+    responses = OPERATIONS["/zone/bw"]["responses"]
+    assert all(set(responses[s]["content"]) == {"text/html; charset=utf-8"} for s in responses if s != "200")
+    assert set(responses["200"]["content"]) == {"application/json"}
+    named = {status: set(response.get("headers", ())) for status, response in responses.items()}
+    assert {s: h for s, h in named.items() if h} == {
+        "401": {"WWW-Authenticate"},
+        "405": {"Allow"},
+        "429": {"Retry-After"},
+    }
+
+
+def test_a_key_is_required_wherever_a_dialect_answers():
+    for path, operation in OPERATIONS.items():
+        assert operation["security"] == ([] if path in PAGES else [{"brightdata_bearer_authorization": []}])

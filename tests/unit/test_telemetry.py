@@ -1,0 +1,61 @@
+"""What the program says of itself never holds a secret, and its counts add up (law 2)."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+import structlog
+
+from bandmeter import telemetry
+from bandmeter.catalog import keys
+from bandmeter.domain.usage import Outcomes
+
+NUMBER, SECRET = keys.new_key()
+
+
+@pytest.fixture
+def stream():
+    yield (written := io.StringIO(), telemetry.set_up_logs(lambda: 5, written))[0]
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": f"/public?apikey={SECRET}"},
+        {"frames": [f"send {SECRET} now"]},
+        {"deep": {"er": {SECRET: 1}}},
+        {"Authorization": f"Basic {SECRET}"},
+        {"token": "something else entirely"},
+    ],
+)
+def test_no_secret_reaches_a_log_line(stream, fields):
+    structlog.get_logger().warning("request", **fields)
+    line = stream.getvalue()
+    assert SECRET not in line
+    assert "something else" not in line
+    assert json.loads(line)["event"] == "request"
+
+
+def test_a_line_is_json_with_our_clocks_time(stream):
+    structlog.get_logger().info("ready", port=8080)
+    structlog.get_logger().debug("not shown")
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line) == {"event": "ready", "port": 8080, "level": "info", "time_ms": 5}
+
+
+def test_a_key_in_a_text_is_cut_to_its_public_id():
+    assert telemetry.redact(f"with {SECRET}.") == f"with bm_{NUMBER}_…."
+
+
+def test_the_metrics_hold_what_became_of_all_records():
+    metrics = telemetry.Metrics()
+    metrics.answered("brightdata", "zone_bw", 200, 0.001)
+    text = metrics.render([Outcomes(7, 5, 1, 0, 0, 1), Outcomes(1, 1)], 99).decode().splitlines()
+    assert 'bandmeter_requests_total{dialect="brightdata",endpoint="zone_bw",status="200"} 1.0' in text
+    assert 'bandmeter_request_seconds_count{dialect="brightdata",endpoint="zone_bw"} 1.0' in text
+    assert 'bandmeter_records{outcome="received"} 8.0' in text
+    assert 'bandmeter_records{outcome="counted"} 6.0' in text
+    assert "bandmeter_committed_ms 99.0" in text
