@@ -31,7 +31,7 @@ def _drop_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
     return event
 
 
-def _redact_line(_logger: Any, _method: str, line: str) -> str:
+def _redact_line(_logger: Any, _method: str, line: Any) -> str:
     return redact(line)  # the whole line at last, so that nothing nested slips through
 
 

@@ -1,0 +1,13 @@
+"""`make bench`: all benchmarks, or those named: `python -m bench ingest answers`."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import answers, ingest
+
+ALL = {"ingest": ingest.main, "answers": answers.main}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or ALL:
+        ALL[name]()
