@@ -38,10 +38,21 @@ class Attribution:
     def __init__(self, zones: Iterable[Zone]) -> None:
         self._by_name: dict[tuple[str, str], Zone] = {}
         self._by_identity: dict[str, Zone] = {}
+        # What CDN zones and wildcards register are domains, which are the same in any case; user names are not.
+        self._by_domain: dict[str, Zone] = {}
+        named: dict[str, list[Zone]] = {}
         for zone in zones:
             self._by_name[zone.account, zone.name] = zone
+            if zone.network == "cdn":
+                named.setdefault(zone.name.lower(), []).append(zone)
             for identity in zone.identities:
                 self._by_identity[identity] = zone
+                if zone.network == "cdn" or identity.startswith("*."):
+                    self._by_domain[identity.lower()] = zone
+        # A CDN zone is named after its domain; where two accounts have one of that name, it must be registered.
+        for domain, owners in named.items():
+            if len(owners) == 1:
+                self._by_domain.setdefault(domain, owners[0])
         names = [name for account, name in self._by_name if "-" in name]
         # Zone names with a '-' in them: the only ones for which more than one word after the mark may matter.
         self.dashed_names = frozenset(names)
@@ -81,10 +92,10 @@ class Attribution:
     def _find_domain(self, identity: str) -> Zone | None:
         """`*.example.com` takes every name below it, the closest first; it does not take example.com itself."""
         domain = identity.lower()
-        zone = self._by_identity.get(domain)
+        zone = self._by_domain.get(domain)
         while zone is None and "." in domain:
             domain = domain.partition(".")[2]
-            zone = self._by_identity.get("*." + domain)
+            zone = self._by_domain.get("*." + domain)
         return zone
 
     def _find_customer(self, identity: str) -> Zone | None:
