@@ -134,6 +134,16 @@ def test_series_are_what_the_table_of_metrics_says(days, drawn):
     assert list(series(rows, span).items()) == list(naive_series(rows, span).items())
 
 
+@pytest.mark.parametrize("missing", [None, 0, 3, 9])
+def test_series_of_every_day_are_what_the_table_says(missing):
+    """The short way for traffic of every kind on every day, and one row beside it."""
+    span, kinds = Span(0, 5 * DAY), (usage.pack(scheme="http", network="dc"), usage.pack(scheme="https", network="res"))
+    rows = [Row(n * DAY, kind, n, n, 10 * n + kind, 7 * n) for n in range(5) for kind in kinds]
+    if missing is not None:
+        del rows[missing]
+    assert list(series(rows, span).items()) == list(naive_series(rows, span).items())
+
+
 def test_bw_sum_is_down_plus_up():
     rows = [Row(0, p, 1, 1, 3, 4) for p in range(3)]
     numbers = series(rows, Span(0, DAY))

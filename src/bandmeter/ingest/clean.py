@@ -26,15 +26,16 @@ class Lines(NamedTuple):
         return len(self.starts)
 
 
-def count(scratch: Scratch) -> int:
-    """The number of newlines, counted on its own, to hold against what the splitter says."""
+def count(scratch: Scratch) -> tuple[int, bool]:
+    """The number of newlines, counted on its own, to hold against what the splitter says; may a line be too long?"""
     array = scratch.array
-    step = 1 << 18  # stays in the processor's cache
-    return sum(int(np.count_nonzero(array[i : i + step] == _NEWLINE)) for i in range(0, len(array), step))
+    step = LINE_BYTES_MAX // 2  # a longer line fills such a piece; and a piece stays in the processor's cache
+    counts = [int(np.count_nonzero(array[i : i + step] == _NEWLINE)) for i in range(0, len(array), step)]
+    return sum(counts), 0 in counts
 
 
 def is_clean(scratch: Scratch, *, is_whole_line: bool) -> bool:
-    """Whether no byte of the batch can mislead the splitter. Blank and overlong lines show in the count of rows."""
+    """Whether no byte of the batch can mislead the splitter. Blank lines show in the count of rows."""
     if scratch.holds(b"\0") or scratch.holds(b"\r") or (is_whole_line and scratch.holds(b"\x01")):
         return False
     if scratch.length and int(scratch.array.max()) > 127:  # noqa: PLR2004 - beyond ASCII

@@ -120,7 +120,7 @@ class Decoder:
         cursor = self._db.execute(
             f"""WITH unknown AS (SELECT unnest(?::VARCHAR[]) AS account, unnest(?::VARCHAR[]) AS zone)
             SELECT j.*, u.account IS NOT NULL AS is_unknown
-            FROM (SELECT row_number() OVER () - 1 AS row, * FROM ({self._judged_sql(path, now_ms)})) j
+            FROM (SELECT row_number() OVER () - 1 AS row, * FROM ({self._judged_sql(path, now_ms, explains=True)})) j
             LEFT JOIN unknown u ON j.account = u.account AND j.zone = u.zone
             WHERE is_bad OR u.account IS NOT NULL ORDER BY row""",
             [list(accounts), list(zones)],
@@ -138,8 +138,11 @@ class Decoder:
 
     # ------------------------------------------------------------ the query, from the inside out
 
-    def _judged_sql(self, path: str, now_ms: int) -> str:
-        """Every line's fields, its columns as `raw_…`, and `is_bad`."""
+    def _judged_sql(self, path: str, now_ms: int, *, explains: bool = False) -> str:
+        """Every line's fields, its columns as `raw_…`, and `is_bad`.
+
+        `explains`: `width` also tells a line that is no JSON object from one that lacks a field.
+        """
         layouts = self.format.layouts
         widths = [len(layout.columns) for layout in layouts]
         fields = {field: self._field_sql(field) for field in _field_names()}
@@ -152,7 +155,7 @@ class Decoder:
         dimensions = " + ".join(_code_sql(name) for name in DIMENSIONS)
         return f"""SELECT *, {self._bad_sql(now_ms)} AS is_bad FROM (
             SELECT *, {dimensions} AS dimensions FROM (
-                SELECT {selected}, {self._width_sql(widths)} AS width, {self._unmeterable_sql()} AS is_unmeterable,
+                SELECT {selected}, {self._width_sql(widths, explains=explains)} AS width, {self._unmeterable_sql()} AS is_unmeterable,
                     {columns} FROM ({self._raw_sql(path)})))"""
 
     def _raw_sql(self, path: str) -> str:
@@ -175,15 +178,15 @@ class Decoder:
             picked = ", ".join(f"part.{column} AS p{i}" for i, column in enumerate(columns))
         return f"SELECT line, {picked} FROM (SELECT line, {parts} AS part FROM {whole_lines})"
 
-    def _width_sql(self, widths: list[int]) -> str:
+    def _width_sql(self, widths: list[int], *, explains: bool = False) -> str:
         """The number of columns of the layout that fits the line; NULL when none does."""
-        if self.format.split == "json":
+        if self.format.split == "json" and explains:
             return f"CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN {widths[0]} END"
         if self.format.split == "pattern":
             # a required group is empty when the pattern did not match
             return f"CASE WHEN p0 <> '' THEN {widths[0]} END"
         if len(widths) == 1:
-            return str(widths[0])  # the splitter refuses a line of any other width
+            return str(widths[0])  # the splitter refuses a line of any other width; in JSON all fields are NULL then
         cases = "".join(
             f" WHEN p{w - 1} IS NOT NULL{f' AND p{w} IS NULL' if w < max(widths) else ''} THEN {w}" for w in widths
         )
@@ -274,5 +277,5 @@ def _csv_sql(path: str, separator: str, columns: list[str], nulls: tuple[str, ..
     return (
         f"read_csv('{path}', delim = '{separator}', header = false, quote = '', escape = '', comment = '', "
         f"auto_detect = false, new_line = '\\n', null_padding = {pads}, strict_mode = true, nullstr = [{null_texts}], "
-        f"max_line_size = {LINE_BYTES_MAX * 2}, columns = {{{names}}})"
+        f"max_line_size = {LINE_BYTES_MAX + 1}, columns = {{{names}}})"
     )

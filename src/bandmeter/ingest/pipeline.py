@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
 QUEUED_BATCHES_MAX = 2  # decoded and waiting for their commit
 HEADER_BYTES_MAX = 65_536
+READ_BYTES = 1 << 20
 REJECT_TEXT_BYTES_MAX = 65_536  # of a rejected line that is kept
 # So many first lines, none of which has the format's form, are a wrong --format and not damage.
 WRONG_FORMAT_LINES = 100
@@ -65,7 +66,6 @@ class FileReport(NamedTuple):
     path: str
     source: int = 0
     outcomes: Outcomes = Outcomes()
-    bytes: int = 0
     notes: tuple[str, ...] = ()
     error: str = ""
     is_stopped: bool = False
@@ -139,7 +139,7 @@ class _FileRun:
     def ingest(self) -> FileReport:
         first = self._state
         if self._found.is_older_copy:
-            return self._report(Outcomes(), 0)
+            return self._note_older_copy()
         if first.number and first.lines:
             self._store.note_duplicates(first.number, first.outcomes.received - first.outcomes.duplicate)
         seen = first.outcomes.received - first.outcomes.duplicate
@@ -155,11 +155,18 @@ class _FileRun:
             if content.is_torn:
                 self._notes.append("the compressed file ends in the middle: counted up to there")
         outcomes = self._state.outcomes.minus(first.outcomes).plus(Outcomes(received=seen, duplicate=seen))
-        return self._report(outcomes, self._state.position)
+        return self._report(outcomes)
 
-    def _report(self, outcomes: Outcomes, size: int) -> FileReport:
+    def _note_older_copy(self) -> FileReport:
+        with source.opened(self._path) as content:
+            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
+        lines -= bool(self._job.format.has_header and not self._job.columns)
+        self._store.note_duplicates(self._state.number, lines)
+        return self._report(Outcomes(received=lines, duplicate=lines))
+
+    def _report(self, outcomes: Outcomes) -> FileReport:
         notes = tuple(dict.fromkeys(self._notes))
-        return FileReport(self._shown_path, self._state.number, outcomes, size, notes, is_stopped=self._is_stopped)
+        return FileReport(self._shown_path, self._state.number, outcomes, notes, is_stopped=self._is_stopped)
 
     def _make_decoder(self) -> Decoder:
         job, log_format = self._job, self._job.format
@@ -216,8 +223,9 @@ class _FileRun:
         start = self._state
         tail = self._tail + self._scratch.bytes(max(0, self._scratch.length - source.CHECK_BYTES))
         head = (start.head if before.number or start.head else self._tail) + self._scratch.bytes(0, source.HEAD_BYTES)
-        size, newlines = self._scratch.length, clean.count(self._scratch)
-        records = _Records(self._decoder, self._scratch, now_ms, newlines)
+        size = self._scratch.length
+        newlines, has_long_line = clean.count(self._scratch)
+        records = _Records(self._decoder, self._scratch, now_ms, newlines, is_suspect=has_long_line)
         rejects = records.read(self._attribution, start, self._store)
         self._refuse_wrong_format(start, rejects, records.received)
         placed = records.placed
@@ -287,8 +295,9 @@ class _FileRun:
 class _Records:
     """The records of the batch in the scratch: folded, placed, and what was wrong with the others."""
 
-    def __init__(self, decoder: Decoder, scratch: Scratch, now_ms: int, newlines: int) -> None:
+    def __init__(self, decoder: Decoder, scratch: Scratch, now_ms: int, newlines: int, *, is_suspect: bool) -> None:
         self._decoder, self._scratch, self._now_ms = decoder, scratch, now_ms
+        self._is_suspect = is_suspect
         self._newlines = newlines
         self.received = newlines
         self.unmeterable = 0
@@ -340,7 +349,7 @@ class _Records:
 
     def _try_fold(self) -> tuple[int, int, list[tuple[str | None, str | None, str | None]]] | None:
         """The fast way, None when the batch has to be cleaned first."""
-        if not clean.is_clean(self._scratch, is_whole_line=self._decoder.format.split != "tab"):
+        if self._is_suspect or not clean.is_clean(self._scratch, is_whole_line=self._decoder.format.split != "tab"):
             return None
         try:
             folded = self._decoder.fold(self._scratch.path, self._now_ms)

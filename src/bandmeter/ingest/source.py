@@ -154,16 +154,16 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
         known = store.find_sources(name, head)
         considered = max((state.number for state in known), default=0)
         fits = None
-        is_shorter = False
+        longer = None
         for state in sorted(known, key=lambda s: s.position):
             if head.startswith(state.head) and _check_fits(content, state):
                 fits = state
             elif state.head.startswith(head) or (head.startswith(state.head) and content.offset < state.position):
-                is_shorter = True
+                longer = state
     if fits:
         return Found(fits, considered)
     new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
-    if is_shorter:
+    if longer:
         return Found(
             new, considered, "shorter than what was counted of it: an older copy, nothing was added", is_older_copy=True
         )

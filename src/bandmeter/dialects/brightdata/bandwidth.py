@@ -112,19 +112,30 @@ def _columns(rows: list[Row], start: int, days: int) -> dict[int, dict[str, _Num
     if not rows:
         return {}
     buckets, dimensions, requests, successes, up, down = zip(*rows, strict=True)
-    places = {packed: number * days for number, packed in enumerate(dict.fromkeys(dimensions))}
+    sums = tuple(map(operator.add, down, up))
+    counters = {"bytes": sums, "bytes_down": down, "bytes_up": up, "requests": requests, "successes": successes}
+    present = tuple(dict.fromkeys(dimensions))
+    width = len(present)
+    if dimensions == present * days and buckets[::width] == tuple(range(start, start + days * DAY, DAY)):
+        # Every kind of traffic on every day, as in busy zones: the columns are there already, interleaved.
+        return {
+            packed: {name: list(values[place::width]) for name, values in counters.items()}
+            for place, packed in enumerate(present)
+        }
+    places = {packed: place * days for place, packed in enumerate(present)}
     indices = [places[packed] + (bucket - start) // DAY for bucket, packed in zip(buckets, dimensions, strict=True)]
-    counters = {"bytes_down": down, "bytes_up": up, "requests": requests, "successes": successes}
-    flat = {}
-    for name, values in counters.items():
-        flat[name] = numbers = [0] * (days * len(places))
-        for index, value in zip(indices, values, strict=True):
-            numbers[index] = value
-    flat["bytes"] = list(map(operator.add, flat["bytes_down"], flat["bytes_up"]))
+    spread = {name: _spread(values, indices, days * width) for name, values in counters.items()}
     return {
-        packed: {name: numbers[place : place + days] for name, numbers in flat.items()}
+        packed: {name: numbers[place : place + days] for name, numbers in spread.items()}
         for packed, place in places.items()
     }
+
+
+def _spread(values: tuple[int, ...], indices: list[int], length: int) -> _Numbers:
+    numbers = [0] * length
+    for index, value in zip(indices, values, strict=True):
+        numbers[index] = value
+    return numbers
 
 
 # ---------------------------------------------------------------- question
