@@ -30,12 +30,13 @@ from bandmeter.domain.questions import (
     ZoneUsage,
 )
 from bandmeter.domain.tenancy import Account, Zone, ZoneStatus
-from bandmeter.domain.usage import ZERO, Counters, Row, Side
+from bandmeter.domain.usage import ZERO, Columns, Counters, Side
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
 
 BILLED_BY_SUCCESS = frozenset({"unlocker", "serp"})  # networks whose billable requests are the successful ones
+NO_ROWS = Columns()
 ZONE_NOT_FOUND = "Zone not found"  # the same whether the zone exists in another account or nowhere
 
 
@@ -101,16 +102,16 @@ class Reports:
         if question.zones is None:
             zones = [zone for zone in zones if zone.status is ZoneStatus.ACTIVE or zone.number in rows]
         return UsageAnswer(
-            [ZoneUsage(zone, rows.get(zone.number, [])) for zone in zones],
+            [ZoneUsage(zone, rows.get(zone.number, NO_ROWS)) for zone in zones],
             self.store.newest_ms([zone.number for zone in zones]),
             self.store.committed_ms(),
         )
 
-    def _rows(self, zones: Sequence[Zone], question: UsageQuestion) -> dict[int, list[Row]]:
+    def _rows(self, zones: Sequence[Zone], question: UsageQuestion) -> dict[int, Columns]:
         by_side: dict[Side, list[int]] = {}
         for zone in zones:
             by_side.setdefault(question.side or zone.side, []).append(zone.number)
-        rows: dict[int, list[Row]] = {}
+        rows: dict[int, Columns] = {}
         for side, numbers in by_side.items():
             rows.update(self.store.read(numbers, side, question.resolution, question.span))
         return rows
@@ -162,8 +163,8 @@ class Reports:
         return Balance(balance, money.NOTHING, prepayment, pending)
 
     def _months_with_traffic(self, zone: Zone, end: int) -> list[Span]:
-        rows = self.store.read([zone.number], zone.side, Resolution.DAY, Span(0, end)).get(zone.number, [])
-        return [grid.month_span(start) for start in sorted({grid.month_start(row.bucket) for row in rows})]
+        rows = self.store.read([zone.number], zone.side, Resolution.DAY, Span(0, end)).get(zone.number, NO_ROWS)
+        return [grid.month_span(start) for start in sorted({grid.month_start(bucket) for bucket in rows.bucket})]
 
 
 def _trial_end(account: Account) -> int:

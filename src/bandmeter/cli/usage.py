@@ -92,8 +92,9 @@ def _fold(answer: UsageAnswer, groups: tuple[str, ...], bucket_of: Callable[[int
     """Rows (bucket, groups…, requests, bytes_up, bytes_down), ordered."""
     sums: dict[tuple[Any, ...], list[int]] = {}
     buckets: dict[int, int] = {}
-    for zone, rows in answer.zones:
-        for row in rows:
+    for used in answer.zones:
+        zone = used.zone
+        for row in used.rows:
             if row.bucket not in buckets:
                 buckets[row.bucket] = bucket_of(row.bucket)
             key = (buckets[row.bucket], *_values(zone, row, groups))

@@ -15,7 +15,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.questions import Question
 from bandmeter.domain.tenancy import Account, Scope, Zone
-from bandmeter.domain.usage import Counters, Outcomes, Row, Side
+from bandmeter.domain.usage import Columns, Counters, Outcomes, Side
 
 # ---------------------------------------------------------------- formats
 
@@ -136,7 +136,7 @@ class Store(Protocol):
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""
 
-    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, list[Row]]:
+    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, Columns]:
         """The rows of each zone that has any, by zone number, ordered by bucket and dimensions."""
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

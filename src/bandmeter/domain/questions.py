@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Account, Zone
-from bandmeter.domain.usage import Row, Side
+from bandmeter.domain.usage import Columns, Row, Side
 
 SPAN_SECONDS_MAX = 800 * 86_400  # of one question: two years and a leap month, which every vendor's window fits into
 
@@ -36,7 +36,12 @@ class ZoneUsage(NamedTuple):
     """One zone's rows, ordered by bucket, then dimensions; buckets without traffic are absent."""
 
     zone: Zone
-    rows: list[Row]
+    columns: Columns
+
+    @property
+    def rows(self) -> list[Row]:
+        """The same, row by row."""
+        return self.columns.rows
 
 
 class UsageAnswer(NamedTuple):

@@ -11,6 +11,7 @@ packed into one small integer, so that a row stays small and a key stays fast.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 BYTES_MAX = 2**50  # of one record and side: no proxy passes a pebibyte in one request; a larger number is damage
@@ -52,6 +53,22 @@ class Row(NamedTuple):
     successes: int
     bytes_up: int
     bytes_down: int
+
+
+class Columns(NamedTuple):
+    """Rows, column by column, ordered by bucket, then dimensions: as a store reads them fastest."""
+
+    bucket: Sequence[int] = ()
+    dimensions: Sequence[int] = ()
+    requests: Sequence[int] = ()
+    successes: Sequence[int] = ()
+    bytes_up: Sequence[int] = ()
+    bytes_down: Sequence[int] = ()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The same, row by row."""
+        return list(map(Row._make, zip(*self, strict=True)))
 
 
 # A stored row, flat: these columns in this order. Rows travel as one flat sequence of integers, never as objects.

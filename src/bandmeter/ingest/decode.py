@@ -155,8 +155,8 @@ class Decoder:
         dimensions = " + ".join(_code_sql(name) for name in DIMENSIONS)
         return f"""SELECT *, {self._bad_sql(now_ms)} AS is_bad FROM (
             SELECT *, {dimensions} AS dimensions FROM (
-                SELECT {selected}, {self._width_sql(widths, explains=explains)} AS width, {self._unmeterable_sql()} AS is_unmeterable,
-                    {columns} FROM ({self._raw_sql(path)})))"""
+                SELECT {selected}, {self._width_sql(widths, explains=explains)} AS width,
+                    {self._unmeterable_sql()} AS is_unmeterable, {columns} FROM ({self._raw_sql(path)})))"""
 
     def _raw_sql(self, path: str) -> str:
         """The lines, split into the text columns p0, p1 and so on."""

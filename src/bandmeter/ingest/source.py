@@ -164,9 +164,8 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
         return Found(fits, considered)
     new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
     if longer:
-        return Found(
-            new, considered, "shorter than what was counted of it: an older copy, nothing was added", is_older_copy=True
-        )
+        note = "shorter than what was counted of it: an older copy, nothing was added"
+        return Found(longer, considered, note, is_older_copy=True)
     return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bandmeter.domain import usage
 from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.grid import Resolution, Span, floor_to
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Counters, Outcomes, Row, Side
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Outcomes, Row, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,18 +95,18 @@ class MemoryStore:
     def _identity(self, number: int) -> tuple[str, str]:
         return next(key for key, n in self._identities.items() if n == number)
 
-    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, list[Row]]:
+    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, Columns]:
         with self._lock:
             found: dict[int, list[Row]] = {}
             for (zone, bucket, dimensions), counters in sorted(self._usage[resolution].items()):
                 one_side = counters[SLICES[side]]
                 if zone in zones and span.holds(bucket) and any(one_side):
                     found.setdefault(zone, []).append(Row(bucket, dimensions, *one_side))
-            return found
+            return {zone: Columns._make(map(list, zip(*rows, strict=True))) for zone, rows in found.items()}
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
-        rows = self.read([zone], side, Resolution.FIVE_MINUTES, span).get(zone, [])
-        return Counters(*(sum(column) for column in zip(*(row[2:] for row in rows), strict=True))) if rows else ZERO
+        columns = self.read([zone], side, Resolution.FIVE_MINUTES, span).get(zone, Columns())
+        return Counters(*map(sum, columns[2:]))
 
     def newest_ms(self, zones: Sequence[int]) -> int | None:
         return max((self._newest[z] for z in zones if z in self._newest), default=None)

@@ -14,13 +14,14 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from bandmeter.domain import errors, grid, usage
 from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Counters, Outcomes, Row, Side
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Outcomes, Side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,15 +93,16 @@ def _upsert(table: str, counters: tuple[str, ...], rows: int) -> str:
 
 
 def _select(side: Side, table: str) -> str:
-    columns = ", ".join(usage.SIDE_COLUMNS[side])
-    present = " OR ".join(usage.SIDE_COLUMNS[side])
+    """A zone's rows as one JSON array a column: half the cost of a row at a time, in Python."""
     seconds = next(int(r) for r, t in TABLES.items() if t == table)
-    return (
-        f"SELECT bucket * {seconds}, dimensions, {columns} FROM {table} "
-        f"WHERE zone = ? AND bucket >= ? AND bucket < ? AND ({present}) ORDER BY bucket, dimensions"
-    )
+    columns = (f"bucket * {seconds}", "dimensions", *usage.SIDE_COLUMNS[side])
+    arrays = ", ".join(f"json_group_array({column})" for column in columns)
+    present = " OR ".join(usage.SIDE_COLUMNS[side])
+    # Within a zone the table itself is in the order of bucket and dimensions; the arrays follow the scan.
+    return f"SELECT {arrays} FROM {table} WHERE zone = ? AND bucket >= ? AND bucket < ? AND ({present})"
 
 
+_INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
 
 
@@ -215,15 +217,15 @@ class SqliteStore:
 
     # ------------------------------------------------------------ reading
 
-    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, list[Row]]:
+    def read(self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span) -> dict[int, Columns]:
         statement = _SELECTS[side, resolution]
         db = self._reader
         edges = (span.start // resolution, grid.ceil_to(span.end, resolution) // resolution)
         found = {}
         for zone in zones:
-            rows = db.execute(statement, (zone, *edges)).fetchall()
-            if rows:
-                found[zone] = [Row._make(row) for row in rows]
+            arrays = db.execute(statement, (zone, *edges)).fetchone()
+            if arrays[0] != "[]":
+                found[zone] = Columns._make(map(_INTEGERS.decode, arrays))
         return found
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

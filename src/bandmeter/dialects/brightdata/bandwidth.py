@@ -28,7 +28,7 @@ from bandmeter.domain.contracts import Call, Endpoint, Parameter, Reply
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.questions import UsageAnswer, UsageQuestion
-from bandmeter.domain.usage import DIMENSIONS, Row
+from bandmeter.domain.usage import DIMENSIONS, Columns
 
 # ---------------------------------------------------------------- metrics
 
@@ -81,13 +81,13 @@ def _adds(metric: Metric, packed: int) -> bool:
     return all(DIMENSIONS[name].value(packed) in values for name, values in metric.where.items())
 
 
-def series(rows: list[Row], span: Span) -> dict[str, _Numbers]:
+def series(rows: Columns, span: Span) -> dict[str, _Numbers]:
     """One number a day of `span` for each metric that always stands there or occurred, in the order of the table.
 
     Metrics with equal parts share one list: do not change them.
     """
     days = (span.end - span.start) // DAY
-    columns = _columns(rows, span.start, days)
+    columns = _by_dimensions(rows, span.start, days)
     shared: dict[tuple[str, tuple[int, ...]], _Numbers] = {}
     found = {}
     for metric, parts in _parts(tuple(columns)):
@@ -107,19 +107,19 @@ def _add(parts: list[_Numbers], days: int) -> _Numbers:
     return functools.reduce(lambda a, b: list(map(operator.add, a, b)), parts)
 
 
-def _columns(rows: list[Row], start: int, days: int) -> dict[int, dict[str, _Numbers]]:
+def _by_dimensions(rows: Columns, start: int, days: int) -> dict[int, dict[str, _Numbers]]:
     """Packed dimensions → counter → one number a day. A column at a time: half the cost of a row at a time."""
-    if not rows:
+    if not rows.bucket:
         return {}
-    buckets, dimensions, requests, successes, up, down = zip(*rows, strict=True)
-    sums = tuple(map(operator.add, down, up))
+    buckets, dimensions, requests, successes, up, down = map(list, rows)
+    sums = list(map(operator.add, down, up))
     counters = {"bytes": sums, "bytes_down": down, "bytes_up": up, "requests": requests, "successes": successes}
-    present = tuple(dict.fromkeys(dimensions))
+    present = list(dict.fromkeys(dimensions))
     width = len(present)
-    if dimensions == present * days and buckets[::width] == tuple(range(start, start + days * DAY, DAY)):
+    if dimensions == present * days and buckets[::width] == list(range(start, start + days * DAY, DAY)):
         # Every kind of traffic on every day, as in busy zones: the columns are there already, interleaved.
         return {
-            packed: {name: list(values[place::width]) for name, values in counters.items()}
+            packed: {name: values[place::width] for name, values in counters.items()}
             for place, packed in enumerate(present)
         }
     places = {packed: place * days for place, packed in enumerate(present)}
@@ -131,7 +131,7 @@ def _columns(rows: list[Row], start: int, days: int) -> dict[int, dict[str, _Num
     }
 
 
-def _spread(values: tuple[int, ...], indices: list[int], length: int) -> _Numbers:
+def _spread(values: list[int], indices: list[int], length: int) -> _Numbers:
     numbers = [0] * length
     for index, value in zip(indices, values, strict=True):
         numbers[index] = value
@@ -203,7 +203,7 @@ def _render(call: Call, question: Any, answer: UsageAnswer) -> Reply:
     if _has_dates(call):
         # One date alone is summed the same way: the relative buckets may lie outside its window.
         buckets = {"custom": span}
-    data = {used.zone.name: series(used.rows, span) for used in answer.zones}
+    data = {used.zone.name: series(used.columns, span) for used in answer.zones}
     body = {
         "customer_id": customer,
         "from": iso(span.start),
@@ -219,7 +219,7 @@ def _render(call: Call, question: Any, answer: UsageAnswer) -> Reply:
 def _render_details(call: Call, question: Any, answer: UsageAnswer) -> Reply:
     span, buckets = question.span, back_buckets(today_of(call))
     zeros = dict.fromkeys((metric.name for metric in METRICS), 0)
-    sums = {used.zone.name: _sums(series(used.rows, span), span, buckets) for used in answer.zones}
+    sums = {used.zone.name: _sums(series(used.columns, span), span, buckets) for used in answer.zones}
     filled = {zone: {name: zeros | bucket for name, bucket in of.items()} for zone, of in sums.items()}
     return reply({call.account.id: filled})
 
