@@ -106,6 +106,21 @@ _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
 
 
+class _Availability:
+    """Turns SQLite's operational errors (locked, full, unreadable) into `unavailable`, which clients may retry."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            sentence = f"The usage store cannot be used now ({error}): look at the disk with `bandmeter doctor`."
+            raise BandmeterError(errors.UNAVAILABLE, sentence) from error
+
+
+_AVAILABLE = _Availability()
+
+
 class SqliteStore:
     """Implements `contracts.Store` on one file. Reads come from any thread, each on a connection of its own."""
 
@@ -151,14 +166,15 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
+        with self._write_lock, _AVAILABLE:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                self._writer.execute("ROLLBACK")
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
 
     # ------------------------------------------------------------ writing
 
@@ -222,26 +238,29 @@ class SqliteStore:
         db = self._reader
         edges = (span.start // resolution, grid.ceil_to(span.end, resolution) // resolution)
         found = {}
-        for zone in zones:
-            arrays = db.execute(statement, (zone, *edges)).fetchone()
-            if arrays[0] != "[]":
-                found[zone] = Columns._make(map(_INTEGERS.decode, arrays))
+        with _AVAILABLE:
+            for zone in zones:
+                arrays = db.execute(statement, (zone, *edges)).fetchone()
+                if arrays[0] != "[]":
+                    found[zone] = Columns._make(map(_INTEGERS.decode, arrays))
         return found
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
         sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.SIDE_COLUMNS[side])
         total = ZERO
-        for resolution, piece in grid.pieces(span):
-            row = self._reader.execute(
-                f"SELECT {sums} FROM {TABLES[resolution]} WHERE zone = ? AND bucket >= ? AND bucket < ?",
-                (zone, piece.start // resolution, piece.end // resolution),
-            ).fetchone()
-            total = total.plus(Counters(*row))
+        with _AVAILABLE:
+            for resolution, piece in grid.pieces(span):
+                row = self._reader.execute(
+                    f"SELECT {sums} FROM {TABLES[resolution]} WHERE zone = ? AND bucket >= ? AND bucket < ?",
+                    (zone, piece.start // resolution, piece.end // resolution),
+                ).fetchone()
+                total = total.plus(Counters(*row))
         return total
 
     def newest_ms(self, zones: Sequence[int]) -> int | None:
         db = self._reader
-        found = (db.execute("SELECT newest_ms FROM newest WHERE zone = ?", (zone,)).fetchone() for zone in zones)
+        with _AVAILABLE:
+            found = [db.execute("SELECT newest_ms FROM newest WHERE zone = ?", (zone,)).fetchone() for zone in zones]
         return max((row[0] for row in found if row), default=None)
 
     def committed_ms(self) -> int | None:
