@@ -199,14 +199,23 @@ class Parameter(NamedTuple):
     where: str = "query"  # or "path"
 
 
+class Limit(NamedTuple):
+    """What a key has left: `remaining` of `limit` requests; in `reset_s` seconds it has them all again."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+
 class Call(NamedTuple):
-    """One authenticated request, without HTTP: who asks, with what, and when."""
+    """One authenticated request, without HTTP: who asks, with what, and when. `limit` None: the key has none."""
 
     account: Account
     parameters: Mapping[str, str]
     now_ms: int
     client_ip: str = ""
     body: bytes = b""
+    limit: Limit | None = None
 
 
 class Reply(NamedTuple):
@@ -237,7 +246,11 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dialect:
-    """A vendor's wire format. `render_error` gives each error code the vendor's own status, type and body."""
+    """A vendor's wire format. `render_error` gives each error code the vendor's own status, type and body.
+
+    `sign` adds what every reply of the dialect carries, errors too: headers that depend on the endpoint (None where
+    none fits) and on what the key has left (None before the key is known).
+    """
 
     name: str
     title: str
@@ -245,3 +258,4 @@ class Dialect:
     credentials: tuple[tuple[str, str], ...]  # ("header" or "query", name), tried in order; "bearer" strips the word
     render_error: Callable[[BandmeterError], Reply]
     prefixes: tuple[str, ...] = ()  # paths that belong to this dialect also where no endpoint fits
+    sign: Callable[[Reply, Endpoint | None, Limit | None], Reply] | None = None

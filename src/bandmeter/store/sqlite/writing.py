@@ -1,0 +1,162 @@
+"""What happens inside a transaction of the usage store."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bandmeter.domain import usage
+from bandmeter.domain.contracts import SourceState, overlaps
+from bandmeter.domain.grid import Resolution
+from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, STATE_COLUMNS, TABLES
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from bandmeter.domain.contracts import Batch
+    from bandmeter.domain.tenancy import Zone
+
+ROWS_A_STATEMENT = 100  # of one INSERT: more than that gains nothing measurable, and 11 x 100 parameters stay bounded
+WIDTH = len(usage.ROW)
+KEY_WIDTH = len(usage.ROW_KEY)
+# A row's key in one 64-bit number, for sorting: 5-minute buckets until the year 2600, 134 million zones.
+BUCKET_BITS, DIMENSION_BITS = 26, 11
+
+
+def to_source(row: tuple[Any, ...]) -> SourceState:
+    """A row of `SOURCE_COLUMNS`."""
+    return SourceState._make((*row[:9], Outcomes(*row[9:15]), *row[15:]))
+
+
+def find_sources(db: sqlite3.Connection, name: str, head: bytes) -> list[SourceState]:
+    """Those whose first bytes are the same, by index, and the few that are too short for that."""
+    rows = db.execute(
+        f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND substr(head, 1, {INDEXED_HEAD_BYTES}) = ? UNION "
+        f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND length(head) < {INDEXED_HEAD_BYTES}",
+        [name, head[:INDEXED_HEAD_BYTES], name],
+    )
+    if len(head) < INDEXED_HEAD_BYTES:
+        rows = db.execute(f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ?", [name])
+    return [state for state in map(to_source, rows) if overlaps(state.head, head)]
+
+
+def move_source(db: sqlite3.Connection, batch: Batch) -> int:
+    """Store the source's new state; its number, or 0 when it no longer stands where the batch begins."""
+    number, state = batch.before.number, batch.after
+    values = [*state[1:9], state.newest_ms, batch.committed_ms, state.note]
+    if number:
+        row = db.execute("SELECT position FROM source WHERE number = ?", [number]).fetchone()
+        if row is None or row[0] != batch.before.position:
+            return 0
+        # What was added: another process may have noted duplicates meanwhile.
+        sums = ", ".join(f"{name} = {name} + ?" for name in Outcomes._fields)
+        columns = ", ".join(f"{name} = ?" for name in STATE_COLUMNS)
+        added = state.outcomes.minus(batch.before.outcomes)
+        db.execute(f"UPDATE source SET {columns}, {sums} WHERE number = ?", [*values, *added, number])
+        return number
+    if any(s.number > batch.considered for s in find_sources(db, state.name, state.head)):
+        return 0
+    columns = ", ".join((*STATE_COLUMNS, *Outcomes._fields))
+    marks = ", ".join("?" * (len(values) + len(Outcomes._fields)))
+    cursor = db.execute(f"INSERT INTO source ({columns}) VALUES ({marks})", [*values, *state.outcomes])
+    return cursor.lastrowid or 0
+
+
+def redirect_claimed(db: sqlite3.Connection, batch: Batch) -> tuple[Any, dict[int, int]]:
+    """The batch's rows and newest times; those of identities claimed since they were attributed go to their zone."""
+    rows = np.frombuffer(batch.rows, dtype=np.int64).reshape(-1, WIDTH)
+    newest_ms = dict(batch.newest_ms)
+    for number in [zone for zone in newest_ms if zone < 0]:
+        side, zone, zone_side, network = db.execute(
+            "SELECT side, zone, zone_side, zone_network FROM identity WHERE number = ?",
+            [number],
+        ).fetchone()
+        if zone is not None:
+            mine = rows[:, 0] == number
+            moved = [usage.claimed(tuple(r), side, zone, Side(zone_side), network) for r in rows[mine].tolist()]
+            rows = np.concatenate([rows[~mine], np.array(moved, dtype=np.int64).reshape(-1, WIDTH)])
+            newest_ms[zone] = max(newest_ms.pop(number), newest_ms.get(zone, 0))
+    return rows, newest_ms
+
+
+def add_rows(db: sqlite3.Connection, rows: Any) -> None:
+    """Add 5-minute rows (Unix seconds, any order, keys may repeat) to all three tables."""
+    # A counter that is 0 in the whole batch, as the client's are where a log has only the target's, is left out.
+    used = [i for i in range(KEY_WIDTH, WIDTH) if rows[:, i].any()]
+    if not used:
+        return
+    rows, finer = rows[:, [*range(KEY_WIDTH), *used]], 1
+    for resolution in Resolution:
+        rows[:, 1] //= resolution // finer
+        finer = int(resolution)
+        rows = _fold(rows)
+        _add_folded(db, TABLES[resolution], tuple(usage.ROW[i] for i in used), rows)
+
+
+def _fold(rows: Any) -> Any:
+    """Rows with equal keys added up, ordered by key."""
+    keys = (rows[:, 0] << (BUCKET_BITS + DIMENSION_BITS)) | (rows[:, 1] << DIMENSION_BITS) | rows[:, 2]
+    order = np.argsort(keys)
+    rows, keys = rows[order], keys[order]
+    is_first = np.ones(len(rows), dtype=bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    starts = np.flatnonzero(is_first)
+    if len(starts) == len(rows):
+        return rows
+    return np.concatenate([rows[starts, :KEY_WIDTH], np.add.reduceat(rows[:, KEY_WIDTH:], starts)], axis=1)
+
+
+def _add_folded(db: sqlite3.Connection, table: str, counters: tuple[str, ...], rows: Any) -> None:
+    for start in range(0, len(rows), ROWS_A_STATEMENT):
+        part = rows[start : start + ROWS_A_STATEMENT]
+        db.execute(_upsert(table, counters, len(part)), part.ravel().tolist())
+
+
+def add_newest(db: sqlite3.Connection, newest_ms: dict[int, int]) -> None:
+    """Keep the later of what is there and what came, by zone number."""
+    db.executemany(
+        "INSERT INTO newest VALUES (?, ?) ON CONFLICT DO UPDATE SET newest_ms = max(newest_ms, excluded.newest_ms)",
+        sorted(newest_ms.items()),
+    )
+
+
+def find_identity(db: sqlite3.Connection, key: tuple[str, str]) -> int | None:
+    """The number of an unattributed (identity, side), None when it is new."""
+    row = db.execute("SELECT number FROM identity WHERE identity = ? AND side = ?", key).fetchone()
+    return row[0] if row else None
+
+
+def add_identity(db: sqlite3.Connection, key: tuple[str, str], day: int) -> int:
+    """Number a new (identity, side), below all others: zones have the numbers above 0."""
+    (number,) = db.execute("SELECT coalesce(min(number), 0) - 1 FROM identity").fetchone()
+    db.execute("INSERT INTO identity (number, identity, side, first_day) VALUES (?, ?, ?, ?)", [number, *key, day])
+    return int(number)
+
+
+def find_or_add_identity(db: sqlite3.Connection, key: tuple[str, str]) -> int:
+    """An identity's number; a new one counts in no day's bound."""
+    return find_identity(db, key) or add_identity(db, key, day=-1)
+
+
+def take_rows(db: sqlite3.Connection, number: int, side: str, zone: Zone) -> Any:
+    """Delete an identity's rows from all tables; its 5-minute rows, as rows of the zone."""
+    step = int(Resolution.FIVE_MINUTES)
+    taken = db.execute(
+        f"SELECT zone, bucket * {step}, {', '.join(usage.ROW[2:])} FROM usage_5m WHERE zone = ?",
+        [number],
+    ).fetchall()
+    for table in TABLES.values():
+        db.execute(f"DELETE FROM {table} WHERE zone = ?", [number])
+    moved = [usage.claimed(row, side, zone.number, zone.side, zone.network) for row in taken]
+    return np.array(moved, dtype=np.int64).reshape(-1, WIDTH)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _upsert(table: str, counters: tuple[str, ...], rows: int) -> str:
+    columns = (*usage.ROW_KEY, *counters)
+    values = ", ".join(["(" + ", ".join("?" * len(columns)) + ")"] * rows)
+    sums = ", ".join(f"{c} = {c} + excluded.{c}" for c in counters)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {values} ON CONFLICT DO UPDATE SET {sums}"
