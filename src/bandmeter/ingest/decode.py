@@ -72,19 +72,13 @@ class Decoder:
 
         Raises duckdb.Error when the splitter fails; `clean` then finds the lines that made it fail.
         """
-        key = self._key_sql()
-        sums = ", ".join(
-            f"TRY_CAST(sum(CASE WHEN {has} THEN {field} ELSE 0 END) AS BIGINT) AS {field}"
-            for has, pair in PAIRS.items()
-            for field in pair
-        )
         self._db.execute(
             f"""CREATE OR REPLACE TEMP TABLE folded AS
-            SELECT account, zone, {key} AS identity, CASE WHEN NOT is_bad THEN {_flags_sql()} END AS flags,
+            SELECT {self._owner_sql()}, CASE WHEN NOT is_bad THEN {_flags_sql()} END AS flags,
                 time_ms // 300000 * 300 AS bucket, dimensions, count(*) AS records,
                 TRY_CAST(sum(requests) AS BIGINT) AS requests,
                 TRY_CAST(sum(CASE WHEN status BETWEEN 200 AND 299 OR status = 404 THEN requests ELSE 0 END) AS BIGINT)
-                    AS successes, {sums}, max(time_ms) AS newest_ms
+                    AS successes, {self._sums_sql()}, max(time_ms) AS newest_ms
             FROM ({self._judged_sql(path, now_ms)}) GROUP BY ALL""",
         )
         counts = self._one(
@@ -132,9 +126,24 @@ class Decoder:
         row = self._db.execute(sql).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
-    def _key_sql(self) -> str:
+    def _owner_sql(self) -> str:
+        """What a record is attributed by. What the format does not have is a constant, which folds for nothing."""
         cut = self._attribution.cut_sql("identity") if self._attribution else "identity"
-        return f"CASE WHEN account IS NULL THEN {cut} END"
+        if not any(self._override) and not self._has("account"):
+            return f"NULL::VARCHAR AS account, NULL::VARCHAR AS zone, {cut} AS identity"
+        return f"account, zone, CASE WHEN account IS NULL THEN {cut} END AS identity"
+
+    def _sums_sql(self) -> str:
+        return ", ".join(
+            f"TRY_CAST(sum(CASE WHEN {has} THEN {field} ELSE 0 END) AS BIGINT) AS {field}"
+            if self._has(field)
+            else f"0::BIGINT AS {field}"
+            for has, pair in PAIRS.items()
+            for field in pair
+        )
+
+    def _has(self, field: str) -> bool:
+        return any(field in layout.fields for layout in self.format.layouts)
 
     # ------------------------------------------------------------ the query, from the inside out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
@@ -69,8 +70,9 @@ class Scratch:
 
     def close(self) -> None:
         """Give the memory back."""
-        self._view.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):  # an exception on its way may still hold a part: freed together with it
+            self._view.release()
+            self._map.close()
         os.close(self._fd)
         if not self.path.startswith("/proc/"):
             Path(self.path).unlink()

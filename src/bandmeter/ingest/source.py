@@ -69,7 +69,8 @@ class Content:
         if self.is_torn:
             return 0
         try:
-            got = self._stream.readinto(view)
+            # readinto1 of gzip gives what it has; readinto would throw that away when the file then ends in the middle
+            got = self._stream.readinto1(view) if self._compression == "gzip" else self._stream.readinto(view)
         except EOFError:
             got, self.is_torn = 0, True
         except (OSError, zlib.error, zstandard.ZstdError) as error:
@@ -145,6 +146,7 @@ class Found(NamedTuple):
     considered: int
     note: str = ""
     is_older_copy: bool = False
+    head: bytes = b""
 
 
 def find(store: Store, name: str, log_format: str, path: str) -> Found:

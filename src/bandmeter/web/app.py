@@ -17,7 +17,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Call, Dialect, Endpoint, Reply
+from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.reports import Reports
 from bandmeter.web import guard, pages
@@ -92,7 +92,8 @@ class _Application:
             if dialect is None:
                 await self._rest(scope, receive, send)
             else:
-                await _send(dialect.render_error(BandmeterError(errors.ROUTE_UNKNOWN, "Not Found")), scope, send)
+                reply = dialect.render_error(BandmeterError(errors.ROUTE_UNKNOWN, "Not Found"))
+                await _send(_sign(dialect, reply, None, None), scope, send)
             return
         method = scope["method"]
         route = methods.get("GET" if method == "HEAD" else method)
@@ -123,6 +124,7 @@ class _Application:
 
     def _answer(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
         dialect, endpoint, names = route
+        limit: Limit | None = None
         try:
             pairs = guard.read_query(scope["path"], scope["query_string"])
             secret = guard.find_secret(dialect.credentials, scope["headers"], pairs)
@@ -131,21 +133,23 @@ class _Application:
             parameters = guard.take(pairs, names)
             parameters.update(in_path)
             client = scope.get("client")
-            call = Call(account, parameters, now_ms, client[0] if client else "")
+            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit)
             question = endpoint.parse(call)
             answer: Any = None if question is None else self._reports.answer(question)
-            return endpoint.render(call, question, answer)
+            reply = endpoint.render(call, question, answer)
         except BandmeterError as error:
             if error.code == errors.UNAVAILABLE:
                 _log.error("unavailable", endpoint=endpoint.name, reason=error.sentence)
-            return dialect.render_error(error)
+            reply = dialect.render_error(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets the dialect's answer and we the trace
             _log_failure(endpoint, error)
-            return dialect.render_error(BandmeterError(errors.FAILURE, "The server failed."))
+            reply = dialect.render_error(BandmeterError(errors.FAILURE, "The server failed."))
+        return _sign(dialect, reply, endpoint, limit)
 
     async def _answer_in_thread(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
         if self._waiting >= HEAVY_WAITING_MAX:
-            return route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
+            reply = route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
+            return _sign(route.dialect, reply, route.endpoint, None)
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
@@ -175,9 +179,14 @@ def _tables(dialects: Iterable[Dialect]) -> tuple[dict[str, _Methods], list[tupl
     return {path: methods for path, methods in paths.items() if path not in templates}, patterns
 
 
+def _sign(dialect: Dialect, reply: Reply, endpoint: Endpoint | None, limit: Limit | None) -> Reply:
+    return reply if dialect.sign is None else dialect.sign(reply, endpoint, limit)
+
+
 def _refuse_method(methods: _Methods) -> Reply:
-    dialect = next(iter(methods.values())).dialect
+    dialect, endpoint, _ = next(iter(methods.values()))
     reply = dialect.render_error(BandmeterError(errors.METHOD_UNKNOWN, "Method Not Allowed"))
+    reply = _sign(dialect, reply, endpoint, None)
     allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
     return reply._replace(headers={**reply.headers, "Allow": ", ".join(sorted(allowed))})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import bandmeter
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Dialect, Endpoint, Parameter
+from bandmeter.domain.contracts import Dialect, Endpoint, Parameter, Reply
 from bandmeter.domain.errors import BandmeterError
 
 # What every endpoint can answer, whatever it does.
@@ -105,10 +105,11 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _responses(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
     success = {"$ref": f"#/components/schemas/{_name(dialect, endpoint)}"}
-    responses = {"200": _response("The answer.", "application/json", success)}
+    signed = _sign(dialect, endpoint, Reply(b""))
+    responses = {"200": _response("The answer.", signed.content_type, success, signed.headers)}
     is_missing_possible = any(p.required and p.where == "query" for p in endpoint.parameters)
     for code in (*_ALWAYS, *endpoint.errors, *([errors.PARAMETER_MISSING] if is_missing_possible else [])):
-        reply = dialect.render_error(BandmeterError(code, _MEANINGS[code]))
+        reply = _sign(dialect, endpoint, dialect.render_error(BandmeterError(code, _MEANINGS[code])))
         names = [*reply.headers, *(["Allow"] if code == errors.METHOD_UNKNOWN else [])]
         is_json = "json" in reply.content_type
         new = _response(_MEANINGS[code], reply.content_type, {"type": "object"} if is_json else _STRING, names)
@@ -117,6 +118,11 @@ def _responses(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
             new["description"] = f"{known['description']} {new['description']}"
         responses[str(reply.status)] = new
     return dict(sorted(responses.items()))
+
+
+def _sign(dialect: Dialect, endpoint: Endpoint, reply: Reply) -> Reply:
+    """With the headers that every reply has; those of a limit are left out, for a key may have none."""
+    return reply if dialect.sign is None else dialect.sign(reply, endpoint, None)
 
 
 def _response(
