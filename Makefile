@@ -25,7 +25,7 @@ install: $(VENV)/.package ## Make .venv with the package and its command, .venv/
 demo: $(VENV)/.package ## Ingest captured logs of five proxies, and answer on 127.0.0.1:8080 until Ctrl-C (DEMO_PORT)
 	@$(BIN)/python demo/run.py
 
-test: $(VENV)/.dev ## Run the tests; pytest takes more by ARGS="…"
+test: $(VENV)/.dev $(VENV)/.clients ## Run the tests; pytest takes more by ARGS="…"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, types and layers
@@ -47,7 +47,7 @@ lock: ## Pin the requirements again, with uv; ARGS=--upgrade takes newer ones
 	@$(LOCK) $(ARGS) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
 
 clean: ## Remove whatever the targets above have made
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
+	@rm -rf $(VENV) tests/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- stamps: what is done is not done again
@@ -73,4 +73,12 @@ $(VENV)/.package: $(VENV)/.run pyproject.toml
 $(VENV)/.dev: $(VENV)/.package requirements/dev.txt
 	@echo "Installing what the tests need"
 	@$(PINNED) requirements/dev.txt
+	@touch $@
+
+# Other people's clients, which the tests run against us. Without npm those tests say that they were skipped.
+$(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json
+	@if command -v npm >/dev/null; then \
+		echo "Installing the clients that the tests run"; \
+		npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
+	else echo "There is no npm: the tests of other people's clients will be skipped."; fi
 	@touch $@

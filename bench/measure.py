@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import time
@@ -25,7 +24,6 @@ class Run(NamedTuple):
 
 def timed(command: list[str], env: dict[str, str] | None = None) -> Run:
     """Run a command to its end; it must succeed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     process = subprocess.Popen(command, env=os.environ | (env or {}), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -33,7 +31,6 @@ def timed(command: list[str], env: dict[str, str] | None = None) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command[0]} failed with status {process.returncode}")
-    del before
     return Run(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
@@ -48,8 +45,9 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
     print(f"\n{name}  ({platform.machine()}, {os.cpu_count()} cores, medians of {RUNS})")
-    for row in [columns, *cells]:
-        print("  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))))
+    for first, *others in [columns, *cells]:
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        print("  ".join([first.ljust(widths[0]), *numbers]))
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({"name": name, "runs": RUNS, "rows": rows}, indent=1) + "\n")

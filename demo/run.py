@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = Path("demo/logs")
@@ -33,32 +33,20 @@ STOP_SECONDS = 15
 STAMP = re.compile(rb'(?:^|(?<=\t)|(?<="t":))1[0-9]{9}(?=\.[0-9]{3}|[0-9]{3}\t)', re.MULTILINE)
 
 
-class Log(NamedTuple):
-    """Files of one run of one proxy. `rejects`: why some of its lines cannot be counted, if any cannot."""
-
-    format: str
-    files: tuple[str, ...]
-    rejects: str = ""
-
-
-# In the order of the days: the first is the oldest.
+# Files of one run of a proxy each, in the order of the days: the first is the oldest. demo/bandmeter.toml has their
+# formats.
 CAPTURED = (
-    Log("varnish", ("varnish/client.log", "varnish/backend.log")),
-    Log(
-        "haproxy",
-        ("haproxy/tcp_sni.log",),
-        "Seven lines were written when a transfer began, without its bytes (`option logasap`): nobody can meter those."
-        " Counting them as zero would look well and be wrong, so they are kept, with their reason.",
-    ),
-    Log("nginx", ("nginx/access_meter.log",)),
-    Log("haproxy", ("haproxy/http_front_of_squid.log",)),
-    Log(
-        "trafficserver",
-        ("trafficserver/access_meter.log",),
-        "Traffic Server wrote four lines of broken bytes. They are kept, with their reason; those around them count.",
-    ),
-    Log("squid", ("squid/access_meter.log",)),
+    ("varnish/client.log", "varnish/backend.log"),
+    ("haproxy/tcp_sni.log",),
+    ("nginx/access_meter.log",),
+    ("haproxy/http_front_of_squid.log",),
+    ("trafficserver/access_meter.log",),
+    ("squid/access_meter.log",),
 )
+REJECTS = """
+Eleven lines were rejected, and this is as it should be. Seven of HAProxy's were written when a transfer began, without
+its bytes (`option logasap`): to count them as zero would look well and be wrong. Four of Traffic Server's are broken
+bytes. All are kept, with their reason: see `bandmeter rejects`. The lines around them count."""
 
 
 def say(text: str = "") -> None:
@@ -86,19 +74,15 @@ def later(text: bytes, seconds: int) -> bytes:
     return STAMP.sub(lambda match: b"%d" % (int(match[0]) + seconds), text)
 
 
-def move_logs(folder: Path) -> list[tuple[Log, list[str]]]:
-    """Copy every log into `folder` with its times moved; the paths of each, as a user in the root would write them."""
+def move_logs(folder: Path) -> None:
+    """Copy every log into `folder` with its times moved."""
     newest = now_seconds() - MARGIN_SECONDS
-    moved = []
-    for days, log in zip(range(len(CAPTURED) - 1, -1, -1), CAPTURED, strict=True):
-        texts = [(ROOT / LOGS / name).read_bytes() for name in log.files]
+    for days, names in zip(range(len(CAPTURED) - 1, -1, -1), CAPTURED, strict=True):
+        texts = [(ROOT / LOGS / name).read_bytes() for name in names]
         last = max(int(stamp) for text in texts for stamp in STAMP.findall(text))
-        paths = [folder / name for name in log.files]
-        for path, text in zip(paths, texts, strict=True):
-            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT / path).write_bytes(later(text, newest - days * DAY_SECONDS - last))
-        moved.append((log, [str(path) for path in paths]))
-    return moved
+        for name, text in zip(names, texts, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(later(text, newest - days * DAY_SECONDS - last))
 
 
 # ---------------------------------------------------------------- the command
@@ -175,22 +159,26 @@ def tell(url: str, key: str, data: Path) -> None:
     say("Ctrl-C stops it.")
 
 
-def serve(bandmeter: Bandmeter, port: int, key: str, data: Path) -> int:
-    """Serve until SIGINT or SIGTERM, then stop; the exit status."""
+def serve(bandmeter: Bandmeter, port: int, data: Path) -> int:
+    """Serve, ingest meanwhile, and go on until SIGINT or SIGTERM; the exit status."""
     server = bandmeter.start("serve", "--host", HOST, "--port", str(port))
     try:
+        bandmeter.run("ingest", status=1)
+        say(REJECTS)
+        key = bandmeter.run("key", "add", "acme")
         for line in server.stdout or ():
             if line.startswith("Listening on "):
                 tell(line.removeprefix("Listening on ").strip(), key, data)
             else:
                 say(line.rstrip())
+        return server.wait() or 3  # it ended by itself: its own words say why
     except KeyboardInterrupt:
+        say(f"\nStopped. The data stays in {data} until the next demo.")
+        return 0
+    finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C does not hurry the stop
         server.terminate()
         server.wait(STOP_SECONDS)
-        say(f"\nStopped. The data stays in {data} until the next demo.")
-        return 0
-    return server.wait() or 3  # it ended by itself: its own words say why
 
 
 def main() -> int:
@@ -201,16 +189,11 @@ def main() -> int:
     data = DATA / str(port)  # two demos at a time do not share a folder, since they do not share a port
     shutil.rmtree(ROOT / data, ignore_errors=True)
     bandmeter = Bandmeter(data)
-    say(f"Five proxies' captured logs, with their times moved to the last {len(CAPTURED)} days, into {data}.")
-    moved = move_logs(data / "logs")
+    say(f"Five proxies' captured logs, their times moved to the last {len(CAPTURED)} days, are in {data}/logs.")
+    move_logs(ROOT / data / "logs")
+    shutil.copy(ROOT / "demo" / "bandmeter.toml", ROOT / data)
     bandmeter.run("apply", "demo/catalog.json")
-    for log, paths in moved:
-        bandmeter.run("ingest", "--format", log.format, *paths, status=1 if log.rejects else 0)
-        if log.rejects:
-            say(log.rejects)
-    bandmeter.run("usage", "acme", "--group-by", "zone", "--resolution", "total")
-    key = bandmeter.run("key", "add", "acme")
-    return serve(bandmeter, port, key, data)
+    return serve(bandmeter, port, data)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def test_a_catalog_at_head_opens_without_the_migration_engine(tmp_path, monkeypa
     """It costs a third of a second to import, which every command would pay."""
     Catalog.open(f"sqlite:///{tmp_path}/catalog.db").close()
     monkeypatch.setattr(connect, "MIGRATIONS", Path("/nonexistent"))
-    Catalog.open(f"sqlite:///{tmp_path}/catalog.db").close()
+    with contextlib.closing(Catalog.open(f"sqlite:///{tmp_path}/catalog.db")) as catalog:
+        assert catalog.accounts() == []
 
 
 def test_a_migration_that_stops_halfway_leaves_nothing(tmp_path, monkeypatch):
