@@ -44,10 +44,11 @@ lock: ## Pin the requirements again, with uv; ARGS=--upgrade takes newer ones
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: $(BIN)/pip install uv"; exit 1; }
 	@$(LOCK) $(ARGS) pyproject.toml --output-file requirements/run.txt
 	@$(LOCK) $(ARGS) pyproject.toml --group dev --constraint requirements/run.txt --output-file requirements/dev.txt
+	@$(LOCK) $(ARGS) requirements/clients.in --output-file requirements/clients.txt
 	@$(LOCK) $(ARGS) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
 
 clean: ## Remove whatever the targets above have made
-	@rm -rf $(VENV) tests/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
+	@rm -rf $(VENV) tests/clients/node_modules tests/clients/venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- stamps: what is done is not done again
@@ -76,9 +77,12 @@ $(VENV)/.dev: $(VENV)/.package requirements/dev.txt
 	@touch $@
 
 # Other people's clients, which the tests run against us. Without npm those tests say that they were skipped.
-$(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json
+$(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json requirements/clients.txt
+	@echo "Installing the clients that the tests run"
+	@$(BIN)/python -m venv tests/clients/venv
+	@tests/clients/venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+		--requirement requirements/clients.txt
 	@if command -v npm >/dev/null; then \
-		echo "Installing the clients that the tests run"; \
 		npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
-	else echo "There is no npm: the tests of other people's clients will be skipped."; fi
+	else echo "There is no npm: the tests of clients from there will be skipped."; fi
 	@touch $@

@@ -17,6 +17,7 @@ import pytest
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 BRIGHTDATA = CLIENTS / "node_modules" / ".bin" / "brightdata"
+EVOMI = CLIENTS / "venv" / "bin" / "evomi-mcp"
 BANDMETER = Path(sys.executable).parent / "bandmeter"
 NOW = "2026-11-22T12:00:00Z"
 GIB, MIB = 2**30, 2**20
@@ -30,9 +31,22 @@ CATALOG = {
                 {"name": "res1", "network": "res", "plan": {"plan": "per_gb", "price": "2"}},
             ],
         },
+        {
+            "id": "globex",
+            "email": "ops@globex.example",
+            "email_verified": True,
+            "proxy_username": "globex_user",
+            "zones": [{"name": "rp1", "network": "res", "product": "rpc"}],
+        },
     ],
 }
 # 5 GiB and 250 MiB this month, on two days; and last month's, which no question below asks for.
+GLOBEX = [
+    {"time": "2026-11-20T00:00:00Z", "bytes_up": 1, "bytes_down": 4_999},
+    {"time": "2026-11-21T12:00:00Z", "bytes_up": 1_000_000, "bytes_down": 25_494_999, "pool": "extra"},
+    {"time": "2026-11-22T11:59:00Z", "bytes_up": 500_000, "bytes_down": 500_000},
+    {"time": "2026-11-19T23:59:59.999Z", "bytes_up": 0, "bytes_down": 10**9},
+]
 RECORDS = [
     {"time": "2026-11-20T10:00:00Z", "zone": "dc1", "bytes_up": GIB, "bytes_down": 3 * GIB},
     {"time": "2026-11-21T23:59:59.999Z", "zone": "dc1", "bytes_up": 0, "bytes_down": GIB},
@@ -44,10 +58,11 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A Bandmeter with the records above: its address, a key, and its environment."""
+    """A Bandmeter with the records above: its address, and a key for each account."""
     data = tmp_path_factory.mktemp("clients")
     (data / "catalog.json").write_text(json.dumps(CATALOG))
-    (data / "records.jsonl").write_text("".join(json.dumps(r | {"account": "acme"}) + "\n" for r in RECORDS))
+    records = [r | {"account": "acme"} for r in RECORDS] + [r | {"account": "globex", "zone": "rp1"} for r in GLOBEX]
+    (data / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     environment = os.environ | {"BANDMETER_DATA": str(data / "data"), "BANDMETER_NOW": NOW}
 
     def run(*words):
@@ -57,13 +72,13 @@ def served(tmp_path_factory):
     (data / "data").mkdir(mode=0o700)
     run("apply", data / "catalog.json")
     run("ingest", "--format", "jsonl", data / "records.jsonl")
-    key = run("key", "add", "acme")
+    keys = {account: run("key", "add", account) for account in ("acme", "globex")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen([BANDMETER, "serve", "--port", str(port)], env=environment, stdout=subprocess.PIPE)
     assert b"Listening" in server.stdout.readline()
-    yield f"http://127.0.0.1:{port}", key
+    yield f"http://127.0.0.1:{port}", keys
     server.terminate()
     server.communicate(timeout=30)
 
@@ -73,9 +88,9 @@ def brightdata(served, tmp_path):
     """The vendor's command line client, told to ask us."""
     if not BRIGHTDATA.exists():
         pytest.skip("tests/clients is not installed: `make test` does it, with npm")
-    address, key = served
+    address, keys = served
     environment = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "NO_COLOR": "1"}
-    environment |= {"BRIGHTDATA_API_KEY": key, "CI": "1"}
+    environment |= {"BRIGHTDATA_API_KEY": keys["acme"], "CI": "1"}
 
     def run(*words):
         done = subprocess.run(
@@ -129,3 +144,43 @@ def test_brightdata_says_that_a_wrong_key_is_wrong(served, tmp_path):
         )
     assert done.returncode != 0
     assert "$0.00" not in done.stdout
+
+
+@pytest.fixture
+def evomi(served):
+    """Evomi's own MCP server, told to ask us; call one of its tools."""
+    if not EVOMI.exists():
+        pytest.skip("tests/clients is not installed: `make test` does it")
+    address, keys = served
+    environment = os.environ | {"EVOMI_PUBLIC_BASE_URL": address, "EVOMI_PUBLIC_API_KEY": keys["globex"]}
+
+    def call(tool, **arguments):
+        command = [EVOMI.with_name("python"), CLIENTS / "call_tool.py", EVOMI, tool, json.dumps(arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+def test_evomi_get_proxy_usage_shows_three_days_in_megabytes(evomi):
+    """MB are 10^6 bytes, each rounded half up from its own bytes: 5,000 B are 0.01 MB, 26,494,999 B are 26.49."""
+    shown = evomi("get_proxy_usage", product="rpc")
+    assert shown["total_bandwidth_mb"] == 27.5
+    assert (shown["period"], shown["granularity"], shown["bucket_count"]) == ("3d", "day", 3)
+    assert [(bucket["time"], bucket["total_mb"]) for bucket in shown["buckets"]] == [
+        ("2026-11-20 00:00", 0.01),
+        ("2026-11-21 00:00", 26.49),
+        ("2026-11-22 00:00", 1.0),
+    ]
+
+
+def test_evomi_get_proxy_usage_shows_24_hours(evomi):
+    """The rolling day of NOW, 12:00, is 13:00 of yesterday to the running hour."""
+    shown = evomi("get_proxy_usage", product="rpc", period="24h", max_buckets=24)
+    assert (shown["total_bandwidth_mb"], shown["granularity"], shown["bucket_count"]) == (1.0, "hour", 24)
+    assert [bucket["time"] for bucket in shown["buckets"] if bucket["total_mb"]] == ["2026-11-22 11:00"]
+
+
+def test_evomi_list_proxy_products_shows_the_accounts_products(evomi):
+    assert "rpc" in json.dumps(evomi("list_proxy_products"))
