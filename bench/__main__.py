@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import answers, ingest
+from bench import answers, ingest, workers
 
-ALL = {"ingest": ingest.main, "answers": answers.main}
+ALL = {"ingest": ingest.main, "answers": answers.main, "workers": workers.main}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ALL:

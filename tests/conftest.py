@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +115,16 @@ class Command:
             stderr=subprocess.PIPE,
         )
 
+    def position(self) -> int:
+        """How many bytes of all sources are counted now, as another process sees it."""
+        if not (self.data / "usage.db").exists():
+            return 0
+        with contextlib.closing(sqlite3.connect(self.data / "usage.db", timeout=30)) as db:
+            try:
+                return db.execute("SELECT coalesce(sum(position), 0) FROM source").fetchone()[0]
+            except sqlite3.OperationalError:  # no tables yet
+                return 0
+
     def ingest(self, format_name, *arguments, status=0, **options) -> Outcomes:
         """Ingest, and return the counts that were printed."""
         done = self("ingest", "--json", "--format", format_name, *arguments, status=status, **options)
@@ -144,6 +156,12 @@ def meter(make_meter):
     return made
 
 
+@pytest.fixture(scope="session")
+def make_command():
+    """Make a `bandmeter` of a data folder."""
+    return Command
+
+
 @pytest.fixture
 def command(tmp_path):
     """`bandmeter`, with a data folder of its own."""
@@ -158,3 +176,18 @@ def traffic():
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def traffic_folder(traffic, tmp_path_factory):
+    """2,000,000 lines with their exact sums; written once, also when several processes test."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder /= "traffic"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "truth_zone.tsv").exists():  # the last that is written
+            traffic.write(folder)
+    return folder

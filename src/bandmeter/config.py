@@ -24,6 +24,9 @@ FILE_NAME = "bandmeter.toml"
 FILE_BYTES_MAX = 2**20  # a thousand formats; a larger file is not a configuration
 DATA_DEFAULT = "bandmeter-data"
 LIST_MAX = 1_000  # sources, or formats
+PER_MINUTE_MAX = 1_000_000_000  # requests; a limit above what any machine can answer is none
+SERVER_URL = re.compile(r"(redis|valkey)s?://\S+")
+KEY_ID = re.compile(r"[0-9a-f]{12}")
 DEFAULT = "default"
 TYPE_NAMES = {int: "a whole number", str: "text"}
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -58,6 +61,26 @@ class Dialects:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Requests a minute of one key, by dialect; 0 is no limit. 300 is what BaishanCloud's own documentation gives.
+
+    `server`: a Valkey or Redis (redis://host:6379/0) in which several machines count together; without one, each
+    machine counts by itself. A key's own limit, over all dialects, is `[limits.keys]` in the file: key id → number.
+    """
+
+    brightdata: int = _number(0, 0, PER_MINUTE_MAX)
+    evomi: int = _number(0, 0, PER_MINUTE_MAX)
+    baishan: int = _number(300, 0, PER_MINUTE_MAX)
+    native: int = _number(0, 0, PER_MINUTE_MAX)
+    server: str = ""
+
+    @property
+    def dialects(self) -> dict[str, int]:
+        """The limits by the dialect's name."""
+        return {"brightdata": self.brightdata, "evomi": self.evomi, "baishan": self.baishan, "native": self.native}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Source:
     """A source of logs, as `[[source]]` registers it: `path` may hold `*`; relative ones start at the data folder."""
 
@@ -68,19 +91,21 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Config:
-    """All settings. `origins`: "section.key" → where its value came from."""
+    """All settings. `origins`: "section.key" → where its value came from; `key_limits`: key id → requests a minute."""
 
     data: Path
     file: Path | None = None
     server: Server = Server()
     ingest: Ingest = Ingest()
     dialects: Dialects = Dialects()
+    limits: Limits = Limits()
+    key_limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     sources: tuple[Source, ...] = ()
     formats: tuple[Format, ...] = ()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-SECTIONS: dict[str, type] = {"server": Server, "ingest": Ingest, "dialects": Dialects}
+SECTIONS: dict[str, type] = {"server": Server, "ingest": Ingest, "dialects": Dialects, "limits": Limits}
 FORMAT_KEYS = {"name", "split", "columns", "fields", "side", "pattern", "example"}
 
 
@@ -109,6 +134,7 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
         for key, value in (options or {}).items()
         if value is not None
     }
+    key_limits = _take_key_limits(document, str(file))
     sections: dict[str, Any] = {}
     for name in SECTIONS:
         sections[name], found = _section(name, document.get(name, {}), str(file), given)
@@ -116,7 +142,9 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     sources = tuple(_source(*entry, str(file)) for entry in _listed(document, "source", str(file)))
     formats = tuple(_format(*entry, str(file)) for entry in _listed(document, "format", str(file)))
     _check_names(formats, str(file))
-    return Config(folder, file, **sections, sources=sources, formats=formats, origins=origins)
+    if not SERVER_URL.fullmatch(sections["limits"].server or "redis://none"):  # not shown: it may hold a password
+        _refuse("limits.server", origins["limits.server"], "takes an address such as redis://host:6379/0")
+    return Config(folder, file, **sections, key_limits=key_limits, sources=sources, formats=formats, origins=origins)
 
 
 def _refuse(key: str, where: str, sentence: str) -> NoReturn:
@@ -193,6 +221,20 @@ def _checked(stated: _Value, field: dataclasses.Field[Any], path: str) -> Any:
     return value
 
 
+def _take_key_limits(document: Mapping[str, Any], file: str) -> dict[str, int]:
+    """Take `[limits.keys]` out of the section, whose other settings are single values."""
+    section = document.get("limits", {})
+    table = section.pop("keys", {}) if isinstance(section, dict) else {}
+    if not isinstance(table, dict):
+        _refuse("limits.keys", file, "write it as a section, [limits.keys]")
+    for key, most in table.items():
+        if not KEY_ID.fullmatch(key):  # not shown: it may be a whole key
+            _refuse("limits.keys", file, "name each key by its id, as `bandmeter key list` shows it")
+        if type(most) is not int or not 0 <= most <= PER_MINUTE_MAX:
+            _refuse(f"limits.keys.{key}", file, f"takes a number from 0 to {PER_MINUTE_MAX}, not {most!r}")
+    return dict(table)
+
+
 def _listed(document: Mapping[str, Any], name: str, file: str) -> list[tuple[dict[str, Any], str]]:
     tables = document.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -256,6 +298,8 @@ def dump(config: Config) -> str:
         for field in dataclasses.fields(section):
             origin = config.origins[f"{name}.{field.name}"]
             lines.append(f"{field.name} = {_toml(getattr(section, field.name))}  # {origin}")
+    if config.key_limits:
+        lines += ["", "[limits.keys]", *(f"{_toml(key)} = {most}" for key, most in config.key_limits.items())]
     for source in config.sources:
         lines += ["", "[[source]]", *(f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(source).items())]
     for log_format in config.formats:

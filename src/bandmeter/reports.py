@@ -5,14 +5,17 @@ Law 6: a number has one source: dashboard, dialects, native API and statement as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from bandmeter.domain import errors, grid, money
+from bandmeter.domain import errors, grid, localtime, money, usage
 from bandmeter.domain.contracts import Price, Store
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.grid import Resolution, Span, Unit
+from bandmeter.domain.localtime import UTC
 from bandmeter.domain.questions import (
     SPAN_SECONDS_MAX,
     AccountQuestion,
@@ -23,6 +26,10 @@ from bandmeter.domain.questions import (
     CostAnswer,
     CostQuestion,
     Question,
+    Questions,
+    Series,
+    SeriesAnswer,
+    SeriesQuestion,
     UsageAnswer,
     UsageQuestion,
     ZoneCost,
@@ -47,9 +54,19 @@ class Reports:
         self.catalog = catalog
         self.store = store
         self.prices = prices
+        self._answers: dict[type, Callable[[Any], Answer]] = {
+            UsageQuestion: self._usage,
+            SeriesQuestion: self._series,
+            CostQuestion: self._costs,
+            ZonesQuestion: lambda question: self._zones(question.account, question.zones),
+            AccountQuestion: lambda question: self._account(question.account),
+            BalanceQuestion: self._balance,
+        }
 
     @overload
     def answer(self, question: UsageQuestion) -> UsageAnswer: ...
+    @overload
+    def answer(self, question: SeriesQuestion) -> SeriesAnswer: ...
     @overload
     def answer(self, question: CostQuestion) -> CostAnswer: ...
     @overload
@@ -58,6 +75,8 @@ class Reports:
     def answer(self, question: AccountQuestion) -> Account: ...
     @overload
     def answer(self, question: BalanceQuestion) -> Balance: ...
+    @overload
+    def answer(self, question: Questions) -> list[Any]: ...
     def answer(self, question: Question) -> Answer:
         """Answer one question.
 
@@ -65,17 +84,9 @@ class Reports:
             BandmeterError: `zone_unknown`, `account_unknown`, or `parameter_invalid` for a span that cannot be asked.
 
         """
-        match question:
-            case UsageQuestion():
-                return self._usage(question)
-            case CostQuestion():
-                return self._costs(question)
-            case ZonesQuestion():
-                return self._zones(question.account, question.zones)
-            case AccountQuestion():
-                return self._account(question.account)
-            case BalanceQuestion():
-                return self._balance(question)
+        if isinstance(question, Questions):
+            return [self.answer(each) for each in question.questions]
+        return self._answers[type(question)](question)
 
     # ------------------------------------------------------------ who
 
@@ -93,12 +104,52 @@ class Reports:
             raise BandmeterError(errors.ZONE_UNKNOWN, ZONE_NOT_FOUND)
         return [zone for zone in found if zone is not None]
 
+    def _named(self, account: str, names: Sequence[str] | None) -> list[tuple[str, Zone]]:
+        """Zones by what people call them; None: every active one."""
+        if names is None:
+            zones = self.catalog.zones(self._account(account).id)
+            return [(zone.name, zone) for zone in zones if zone.status is ZoneStatus.ACTIVE]
+        return [(name, self._find(account, name)) for name in names]
+
+    def _find(self, account: str, name: str) -> Zone:
+        """The zone of that name, letters in any case, or the one that has it among its identities."""
+        found = self.catalog.zone(account, name) or self.catalog.zone(account, name.lower())
+        if found is not None:
+            return found
+        wanted, zones = name.lower(), self.catalog.zones(account)
+        for zone in zones:
+            if zone.name.lower() == wanted:
+                return zone
+        for zone in zones:
+            if any(identity.lower() == wanted for identity in zone.identities):
+                return zone
+        raise BandmeterError(errors.ZONE_UNKNOWN, f"This account has no zone {name!r}.")
+
     # ------------------------------------------------------------ usage
 
     def _usage(self, question: UsageQuestion) -> UsageAnswer:
+        if question.timezone != UTC or isinstance(question.resolution, Unit):
+            return self._local_usage(question)
         _check_span(question.span, question.resolution)
+        return self._read(question, question.resolution)
+
+    def _local_usage(self, question: UsageQuestion) -> UsageAnswer:
+        """In buckets of any unit and zone, added up from the coarsest table that has their edges."""
+        unit = question.resolution
+        if isinstance(unit, Resolution):
+            unit = grid.UNITS[unit]
+        edges, resolution = _edges(question.span, unit, question.timezone)
+        answer = self._read(question, resolution)
+        if _is_stored(edges, resolution):
+            return answer
+        zones = [ZoneUsage(used.zone, _regroup(used.columns, edges)) for used in answer.zones]
+        return answer._replace(zones=zones)
+
+    def _read(self, question: UsageQuestion, resolution: Resolution) -> UsageAnswer:
         zones = self._zones(question.account, question.zones)
-        rows = self._rows(zones, question)
+        if question.product is not None:
+            zones = [zone for zone in zones if zone.product == question.product]
+        rows = self._rows(zones, question, resolution)
         if question.zones is None:
             zones = [zone for zone in zones if zone.status is ZoneStatus.ACTIVE or zone.number in rows]
         return UsageAnswer(
@@ -107,14 +158,23 @@ class Reports:
             self.store.committed_ms(),
         )
 
-    def _rows(self, zones: Sequence[Zone], question: UsageQuestion) -> dict[int, Columns]:
-        by_side: dict[Side, list[int]] = {}
-        for zone in zones:
-            by_side.setdefault(question.side or zone.side, []).append(zone.number)
+    def _rows(self, zones: Sequence[Zone], question: UsageQuestion, resolution: Resolution) -> dict[int, Columns]:
         rows: dict[int, Columns] = {}
-        for side, numbers in by_side.items():
-            rows.update(self.store.read(numbers, side, question.resolution, question.span))
+        for side, numbers in _by_side(zones, question.side).items():
+            rows.update(self.store.read(numbers, side, resolution, question.span))
         return rows
+
+    def _series(self, question: SeriesQuestion) -> SeriesAnswer:
+        edges, resolution = _edges(question.span, question.resolution, question.timezone)
+        named = self._named(question.account, question.names)
+        selection = usage.select(question.measure, question.where)
+        found: dict[int, _Numbers] = {}
+        for side, numbers in _by_side([zone for _, zone in named], question.side).items():
+            found.update(self.store.read_series(numbers, side, resolution, question.span, selection))
+        if not _is_stored(edges, resolution):
+            found = {number: _fold(*numbers, edges) for number, numbers in found.items()}
+        folded = _merge(found)
+        return SeriesAnswer([Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named], edges)
 
     # ------------------------------------------------------------ money
 
@@ -172,12 +232,70 @@ def _trial_end(account: Account) -> int:
     return grid.ceil_to(account.trial_until_s or 0, Resolution.FIVE_MINUTES)
 
 
-def _check_span(span: Span, resolution: Resolution) -> None:
+_Numbers = tuple[list[int], list[int]]
+
+
+def _by_side(zones: Sequence[Zone], side: Side | None) -> dict[Side, list[int]]:
+    """The numbers of the zones, each once, by the side that is asked for, or that each bills."""
+    by_side: dict[Side, dict[int, None]] = {}
+    for zone in zones:
+        by_side.setdefault(side or zone.side, {})[zone.number] = None
+    return {each: list(numbers) for each, numbers in by_side.items()}
+
+
+def _edges(span: Span, unit: Unit, timezone: str) -> tuple[Sequence[int], Resolution]:
+    """The edges of a question's buckets, and the table that can answer it."""
+    _check_length(span)
+    edges = localtime.edges(span, unit, timezone)
+    return edges, grid.table(edges)
+
+
+def _is_stored(edges: Sequence[int], resolution: Resolution) -> bool:
+    """Whether the buckets between `edges` are the table's own."""
+    return edges[-1] - edges[0] == (len(edges) - 1) * resolution
+
+
+def _regroup(columns: Columns, edges: Sequence[int]) -> Columns:
+    """The table's rows added up to the buckets between `edges`."""
+    starts = {bucket: edges[bisect.bisect_right(edges, bucket) - 1] for bucket in set(columns.bucket)}
+    sums: dict[tuple[int, int], list[int]] = {}
+    for bucket, dimensions, *counters in zip(*columns, strict=True):
+        key = (starts[bucket], dimensions)
+        known = sums.get(key)
+        sums[key] = counters if known is None else list(map(operator.add, known, counters))
+    return Columns._make(zip(*((*key, *sums[key]) for key in sorted(sums)), strict=True)) if sums else NO_ROWS
+
+
+def _fold(buckets: list[int], values: list[int], edges: Sequence[int]) -> _Numbers:
+    """One value for each bucket between `edges`."""
+    starts = {bucket: edges[bisect.bisect_right(edges, bucket) - 1] for bucket in set(buckets)}
+    return _add_up([starts[bucket] for bucket in buckets], values)
+
+
+def _merge(found: dict[int, _Numbers]) -> dict[int, _Numbers]:
+    """Each bucket once. Zones may share a list of buckets, which is looked at once."""
+    lists = {id(buckets): buckets for buckets, _ in found.values()}
+    is_single = {key: len(set(buckets)) == len(buckets) for key, buckets in lists.items()}
+    return {number: each if is_single[id(each[0])] else _add_up(*each) for number, each in found.items()}
+
+
+def _add_up(buckets: list[int], values: list[int]) -> _Numbers:
+    sums: dict[int, int] = {}
+    for bucket, value in zip(buckets, values, strict=True):
+        sums[bucket] = sums.get(bucket, 0) + value
+    return list(sums), list(sums.values())
+
+
+def _check_length(span: Span) -> None:
     if span.start > span.end:
         raise BandmeterError(errors.PARAMETER_INVALID, "The period ends before it starts.")
     if span.end - span.start > SPAN_SECONDS_MAX:
         days = SPAN_SECONDS_MAX // Resolution.DAY
         raise BandmeterError(errors.PARAMETER_INVALID, f"The period is longer than {days} days.")
+
+
+def _check_span(span: Span, resolution: Resolution) -> None:
+    _check_length(span)
     if not span.is_aligned(resolution):
         raise BandmeterError(
             errors.PARAMETER_INVALID,

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sqlite3
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from bandmeter import config as configuration
 from bandmeter import formats
 from bandmeter.catalog import Catalog
 from bandmeter.config import Config
-from bandmeter.domain import errors
+from bandmeter.domain import errors, localtime
 from bandmeter.domain.contracts import Format, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest import FileReport, Job, Pipeline, Progress
@@ -32,6 +33,7 @@ from bandmeter.store import STORES
 
 CATALOG_FILE = "catalog.db"
 USAGE_FILE = "usage.db"
+LIMITS_FILE = "limits.bin"
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
 STOP_SECONDS = 10  # for running answers to end; the slowest takes one
 READY_SECONDS = 5  # for one look at whether the server answers
@@ -87,6 +89,9 @@ def configure(data: str | None, options: Mapping[str, Any] | None = None) -> Con
     config = configuration.load(os.environ, data, options)
     for log_format in config.formats:
         formats.check(log_format)
+    if not localtime.is_timezone(config.dialects.baishan_timezone):
+        sentence = "dialects.baishan_timezone takes the IANA name of a time zone, such as Asia/Shanghai."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
     return config
 
 
@@ -227,7 +232,9 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     )
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:
-        server.serve()
+        with tempfile.TemporaryDirectory(prefix="bandmeter-metrics-") as folder:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers count together
+            server.serve()
     except SystemExit as error:
         sentence = "The server stopped because its workers failed: the lines above say why."
         raise BandmeterError(errors.FAILURE, sentence) from error
@@ -236,13 +243,20 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
 def asgi() -> Any:
     """What each worker of `serve` runs: the ASGI application over this process's own catalog and store."""
     # The web framework is of no use to the other commands: importing it only here keeps them quick to start.
-    from bandmeter import telemetry  # noqa: PLC0415
-    from bandmeter.dialects import DIALECTS  # noqa: PLC0415
+    from bandmeter import dialects, telemetry  # noqa: PLC0415
+    from bandmeter.web import limits, native  # noqa: PLC0415
     from bandmeter.web.app import build  # noqa: PLC0415
 
     parts = start(configure(None))
+    spoken = dialects.configure(baishan_timezone=parts.config.dialects.baishan_timezone)
     telemetry.set_up_logs(clock_ms)
-    return build(parts.reports, parts.catalog, DIALECTS, clock_ms, functools.partial(health, parts))
+    config = parts.config
+    rules = limits.Rules(config.limits.dialects, config.key_limits)
+    limiter = limits.open_limiter(rules, config.limits.server, config.data / LIMITS_FILE, time.monotonic)
+    spoken = (*spoken, native.dialect(parts.reports, parts.catalog))
+    metrics = telemetry.Metrics()
+    ready = functools.partial(health, parts)
+    return build(parts.reports, parts.catalog, spoken, clock_ms, ready, limiter=limiter, metrics=metrics)
 
 
 def health(parts: Parts) -> list[str]:

@@ -5,13 +5,17 @@ No key ever reaches a log line: whatever looks like one is cut to its public id 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from bandmeter.domain.usage import Outcomes
 
@@ -58,7 +62,12 @@ def set_up_logs(clock_ms: Callable[[], int], stream: TextIO | None = None) -> No
 
 
 class Metrics:
-    """One process's counters, in a registry of its own, so that two in one process (tests) do not meet."""
+    """What was answered, and how fast.
+
+    In a registry of its own, so that two in one process (tests) do not meet. Where PROMETHEUS_MULTIPROC_DIR names a
+    folder, as `serve` does for its workers, each process counts in a file there, and any of them tells the sum of all;
+    also of those that have ended, so that no counter ever goes back.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -67,22 +76,45 @@ class Metrics:
         self.seconds = Histogram(
             "bandmeter_request_seconds", "Time to answer.", labels[:2], buckets=SECONDS_BUCKETS, registry=self.registry
         )
-        self._records = Gauge(
-            "bandmeter_records", "Records received, and what became of them.", ("outcome",), registry=self.registry
-        )
-        self._committed = Gauge("bandmeter_committed_ms", "When usage was last committed.", registry=self.registry)
+        self._counted: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def answered(self, dialect: str, endpoint: str, status: int, seconds: float) -> None:
         """Count one request."""
-        self.requests.labels(dialect, endpoint, str(status)).inc()
-        self.seconds.labels(dialect, endpoint).observe(seconds)
+        key = (dialect, endpoint, status)
+        found = self._counted.get(key)
+        if found is None:  # looking labels up takes longer than all the rest
+            found = self.requests.labels(dialect, endpoint, str(status)), self.seconds.labels(dialect, endpoint)
+            self._counted[key] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def render(self, outcomes: Iterable[Outcomes], committed_ms: int | None) -> bytes:
         """The Prometheus text, with the store's counts of records as they are now (law 2)."""
         total = Outcomes()
         for one in outcomes:
             total = total.plus(one)
-        for name, value in total._asdict().items():
-            self._records.labels(name).set(value)
-        self._committed.set(committed_ms or 0)
-        return generate_latest(self.registry)
+        registry = self.registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        stored = CollectorRegistry()
+        stored.register(_Stored(total, committed_ms or 0))
+        return generate_latest(registry) + generate_latest(stored)
+
+
+class _Stored(Collector):
+    """What the store says: the same in every process, so it is not counted but read."""
+
+    def __init__(self, total: Outcomes, committed_ms: int) -> None:
+        self._total = total
+        self._committed_ms = committed_ms
+
+    def collect(self) -> Iterator[Metric]:
+        """The two metrics."""
+        records = GaugeMetricFamily(
+            "bandmeter_records", "Records received, and what became of them.", labels=("outcome",)
+        )
+        for name, value in self._total._asdict().items():
+            records.add_metric((name,), value)
+        yield records
+        yield GaugeMetricFamily("bandmeter_committed_ms", "When usage was last committed.", self._committed_ms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -103,3 +104,48 @@ def serve_demo(demo_copy: Callable[[], Path]) -> Callable[..., contextlib.Abstra
         return serving(demo_copy(), port or free_port(), now)
 
     return start
+
+
+class Served(NamedTuple):
+    """A running `bandmeter serve`; `log` is its standard error, a file."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return sorted(int(child) for task in tasks for child in task.read_text().split())
+
+
+@contextlib.contextmanager
+def serving_folder(data: Path, log: Path, workers: int, **environment: str) -> Iterator[Served]:
+    """`bandmeter serve` on a free port, and gone afterwards."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("BANDMETER_", "PROMETHEUS_"))}
+    options = ["--port", str(free_port()), "--workers", str(workers)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [Path(sys.executable).parent / "bandmeter", "--data", data, "serve", *options],
+            env=clean | environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        guard = threading.Timer(START_SECONDS_MAX, process.kill)
+        guard.start()
+        try:
+            line = (process.stdout or io.StringIO()).readline()
+            guard.cancel()
+            assert line.startswith("Listening on "), log.read_text()
+            yield Served(process, line.split()[-1], log)
+        finally:
+            guard.cancel()
+            process.terminate()
+            process.communicate(timeout=START_SECONDS_MAX)
+
+
+@pytest.fixture(scope="session")
+def serve_folder() -> Callable[..., contextlib.AbstractContextManager[Served]]:
+    """Serve a data folder: `with serve_folder(data, log, workers, BANDMETER_NOW=…) as served`."""
+    return serving_folder

@@ -56,4 +56,7 @@ def test_errors_have_the_dialects_type_and_headers():
 
 def test_a_key_is_required_wherever_a_dialect_answers():
     for path, operation in OPERATIONS.items():
-        assert operation["security"] == ([] if path in PAGES else [{"brightdata_bearer_authorization": []}])
+        owners = [d for d in DIALECTS if any(path in endpoint.paths for endpoint in d.endpoints)]
+        ways = [{f"{d.name}_{where}_{name}": []} for d in owners for where, name in d.credentials]
+        assert operation["security"] == ways
+        assert bool(ways) == (path not in PAGES)

@@ -1,7 +1,8 @@
-"""Time: buckets, spans and calendar edges.
+"""Time: buckets, spans and calendar edges, in UTC.
 
 Law 4: a bucket is decided by when the traffic happened. Spans are half-open, `start` inside and `end` outside,
-in Unix seconds, UTC. Calendar edges are computed with the calendar, never by multiplying days.
+in Unix seconds, UTC. Calendar edges are computed with the calendar, never by multiplying days. What the clocks of
+other time zones make of hours, days and months stands in `localtime.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class Resolution(enum.IntEnum):
@@ -21,6 +22,18 @@ class Resolution(enum.IntEnum):
     FIVE_MINUTES = 300
     HOUR = 3_600
     DAY = 86_400
+
+
+class Unit(enum.StrEnum):
+    """The length of a bucket of an answer, by the clock of a time zone: a day has 23 to 25 hours."""
+
+    FIVE_MINUTES = "5m"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+UNITS = {Resolution.FIVE_MINUTES: Unit.FIVE_MINUTES, Resolution.HOUR: Unit.HOUR, Resolution.DAY: Unit.DAY}
 
 
 class Span(NamedTuple):
@@ -77,6 +90,12 @@ def months_in(span: Span) -> Iterator[Span]:
 def month_name(second: int) -> str:
     """`YYYY-MM` of the month that holds `second`."""
     return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m")
+
+
+def table(edges: Iterable[int]) -> Resolution:
+    """The coarsest resolution whose UTC buckets can be added up to the buckets between `edges` (on 5 minutes)."""
+    coarse = [r for r in (Resolution.DAY, Resolution.HOUR) if all(edge % r == 0 for edge in edges)]
+    return coarse[0] if coarse else Resolution.FIVE_MINUTES
 
 
 def pieces(span: Span) -> list[tuple[Resolution, Span]]:

@@ -7,29 +7,34 @@ questions and hand it to `reports.answer`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.grid import Resolution, Span, Unit
+from bandmeter.domain.localtime import UTC
 from bandmeter.domain.tenancy import Account, Zone
-from bandmeter.domain.usage import Columns, Row, Side
+from bandmeter.domain.usage import Columns, Measure, Row, Side
 
 SPAN_SECONDS_MAX = 800 * 86_400  # of one question: two years and a leap month, which every vendor's window fits into
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageQuestion:
-    """Usage of some zones of an account, in UTC buckets of `resolution`.
+    """Usage of some zones of an account, in buckets of `resolution`, by the clock of an IANA `timezone`.
 
     `zones` None: every active zone of the account, and every suspended or deleted one with traffic in `span`.
-    `side` None: each zone's own billed side. `span` must lie on edges of `resolution`.
+    `product`: only zones of that product. `side` None: each zone's own billed side.
+    `span` must lie on edges of `resolution` in `timezone`: see `localtime`.
     """
 
     account: str
     span: Span
     zones: tuple[str, ...] | None = None
-    resolution: Resolution = Resolution.DAY
+    resolution: Resolution | Unit = Resolution.DAY
     side: Side | None = None
+    timezone: str = UTC
+    product: str | None = None
 
 
 class ZoneUsage(NamedTuple):
@@ -53,6 +58,64 @@ class UsageAnswer(NamedTuple):
     zones: list[ZoneUsage]
     newest_ms: int | None
     committed_ms: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeriesQuestion:
+    """One number a bucket, as a chart wants it: less than `UsageQuestion` tells, and several times faster.
+
+    `names`: zones by their name or one of their identities, letters in any case, as people name domains; None: every
+    active zone. `where`: (dimension, value) pairs, all of which the counted traffic has. The rest as `UsageQuestion`.
+    """
+
+    account: str
+    span: Span
+    names: tuple[str, ...] | None = None
+    resolution: Unit = Unit.FIVE_MINUTES
+    measure: Measure = Measure.BYTES
+    where: tuple[tuple[str, str], ...] = ()
+    side: Side | None = None
+    timezone: str = UTC
+
+
+class Series(NamedTuple):
+    """One zone's numbers, under the name by which it was asked for: `buckets` ascending, `values` beside them.
+
+    Buckets without traffic are absent, or their value is 0.
+    """
+
+    name: str
+    zone: Zone
+    buckets: Sequence[int]
+    values: Sequence[int]
+
+
+class SeriesAnswer(NamedTuple):
+    """`edges`: where each bucket of the span starts, with traffic or without, and where the last one ends."""
+
+    series: list[Series]
+    edges: Sequence[int]
+
+    def total(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Buckets and values of all zones together; a zone that was named twice counts once."""
+        return add_series(list({one.zone.number: (one.buckets, one.values) for one in self.series}.values()))
+
+
+def add_series(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Sequence[int], Sequence[int]]:
+    """The sum of several (buckets, values), bucket by bucket, ascending."""
+    if not parts:
+        return (), ()
+    first = parts[0][0]
+    if all(buckets is first or buckets == first for buckets, _ in parts):  # as those of busy zones are
+        return first, parts[0][1] if len(parts) == 1 else list(
+            map(sum, zip(*(values for _, values in parts), strict=True))
+        )
+    sums: dict[int, int] = {}
+    for buckets, values in parts:
+        for bucket, value in zip(buckets, values, strict=True):
+            sums[bucket] = sums.get(bucket, 0) + value
+    ordered = sorted(sums)
+    return ordered, [sums[bucket] for bucket in ordered]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -125,5 +188,12 @@ class Balance(NamedTuple):
     pending: Decimal
 
 
-Question = UsageQuestion | CostQuestion | ZonesQuestion | AccountQuestion | BalanceQuestion
-Answer = UsageAnswer | CostAnswer | list[Zone] | Account | Balance
+@dataclasses.dataclass(frozen=True, slots=True)
+class Questions:
+    """Several at once; they are answered by a list, in their order."""
+
+    questions: tuple[Question, ...]
+
+
+Question = UsageQuestion | SeriesQuestion | CostQuestion | ZonesQuestion | AccountQuestion | BalanceQuestion | Questions
+Answer = UsageAnswer | SeriesAnswer | CostAnswer | list[Zone] | Account | Balance | list[Any]

@@ -11,7 +11,7 @@ packed into one small integer, so that a row stays small and a key stays fast.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 BYTES_MAX = 2**50  # of one record and side: no proxy passes a pebibyte in one request; a larger number is damage
@@ -23,6 +23,13 @@ class Side(enum.StrEnum):
 
     TARGET = "target"
     CLIENT = "client"
+
+
+class Measure(enum.StrEnum):
+    """What a series counts."""
+
+    BYTES = "bytes"  # up and down together
+    REQUESTS = "requests"
 
 
 class Counters(NamedTuple):
@@ -130,6 +137,21 @@ NETWORKS = NETWORK.values[1:]
 def pack(**values: str) -> int:
     """Pack dimension values given by name; what is not named has code 0."""
     return sum(DIMENSIONS[name].pack(value) for name, value in values.items())
+
+
+class Selection(NamedTuple):
+    """Which number, of the rows whose `dimensions & mask == bits`."""
+
+    measure: Measure
+    mask: int = 0
+    bits: int = 0
+
+
+def select(measure: Measure, where: Iterable[tuple[str, str]] = ()) -> Selection:
+    """Of the traffic that has each (dimension, value) of `where`; ValueError for a value that is none."""
+    named = [(DIMENSIONS[name], value) for name, value in where]
+    mask = sum(((1 << dimension.bits) - 1) << dimension.shift for dimension, _ in named)
+    return Selection(measure, mask, sum(dimension.pack(value) for dimension, value in named))
 
 
 def unpack(packed: int) -> dict[str, str]:

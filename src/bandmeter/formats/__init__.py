@@ -67,7 +67,7 @@ FUNCTIONS = {
         ELSE whole(x) * 1000 END""",
     # RFC 3339 with its offset → ms, cut; without an offset a time is ambiguous, and NULL
     "rfc3339_ms(x)": r"""CASE WHEN
-        regexp_full_match(x, '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)')
+        regexp_full_match(x, '\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)')
         THEN epoch_ms(TRY_CAST(regexp_replace(upper(x), '(\.\d{3})\d+', '\1') AS TIMESTAMPTZ)) END""",
     # a JSON number as it was written: the JSON reader goes through a double, which rounds 1795132800.9999999 up
     "as_written(line, key, x)": r"""CASE WHEN ends_with(x, '.0')

@@ -19,7 +19,7 @@ TRAFFICSERVER = Format(
     name="trafficserver",
     split="tab",
     nulls=("-",),
-    secret=r"(?i)\b(basic +)([a-z0-9+/]+=*)",
+    secret=r"(?i)\b(basic\s+)(\S+)",
     example="1795307821.245	29	127.0.0.1	45818	Basic Y3VzdC1hY21lLXpvbmUtcmVzMjpwdw=="
     "	GET	http	cdn.test:18080	cdn.test"
     "	http://cdn.test:18080/bytes/1000	TCP_MISS	200	200	127.0.0.1"

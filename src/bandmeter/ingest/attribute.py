@@ -74,7 +74,7 @@ class Attribution:
                 f"WHEN {head} IN (SELECT name FROM dashed_names) "
                 f"THEN split_part({identity}, '{ZONE_MARK}', 1) || '{ZONE_MARK}' || {head}",
             )
-        first_word = f"regexp_extract({identity}, '^.*?{ZONE_MARK}[^-]*|^.*')"
+        first_word = f"regexp_extract({identity}, '(?s)^.*?{ZONE_MARK}[^-]*|^.*')"
         return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
     def find(self, key: Key) -> Zone | None:

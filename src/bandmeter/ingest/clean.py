@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 LINE_BYTES_MAX = 262_144  # a URL may have 64 KiB in Squid and nginx; a line four times as long is damage
 _NEWLINE, _RETURN, _TAB, _NUL = 10, 13, 9, 0
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Lines(NamedTuple):
-    """Where the lines of a batch are. `starts` and `ends` (without the newline) are positions in the batch."""
+    """Where the lines of a batch are. `starts` and `ends` (without the newline) are positions in the batch.
+
+    A line starts behind the NUL bytes that a truncation left before it, and behind a byte order mark.
+    """
 
     starts: Any
     ends: Any
@@ -43,13 +47,25 @@ def is_clean(scratch: Scratch, *, is_whole_line: bool) -> bool:
             str(memoryview(scratch.array), "utf-8")
         except UnicodeDecodeError:
             return False
+        return not (scratch.bytes(0, 3) == _BYTE_ORDER_MARK or scratch.holds(b"\n" + _BYTE_ORDER_MARK))
     return True
 
 
 def lines(scratch: Scratch) -> Lines:
     """Every line of the batch, which ends with a newline."""
-    newlines = np.flatnonzero(scratch.array == _NEWLINE)
-    return Lines(np.concatenate([[0], newlines[:-1] + 1])[: len(newlines)], newlines)
+    array = scratch.array
+    newlines = np.flatnonzero(array == _NEWLINE)
+    starts = np.concatenate([[0], newlines[:-1] + 1])[: len(newlines)]
+    for index in np.flatnonzero((array[starts] == _NUL) | (array[starts] == _BYTE_ORDER_MARK[0])).tolist():
+        line = scratch.bytes(int(starts[index]), int(newlines[index]))
+        starts[index] += len(line) - len(line.lstrip(b"\0").removeprefix(_BYTE_ORDER_MARK))
+    return Lines(starts, newlines)
+
+
+def leading_nuls(scratch: Scratch) -> int:
+    """How many NUL bytes the batch begins with."""
+    array = scratch.array
+    return int(np.argmax(array != _NUL)) if array.any() else len(array)
 
 
 def faults(scratch: Scratch, all_lines: Lines, widths: tuple[int, ...]) -> dict[int, tuple[str, str]]:
@@ -62,13 +78,13 @@ def faults(scratch: Scratch, all_lines: Lines, widths: tuple[int, ...]) -> dict[
     found: dict[int, tuple[str, str]] = {}
     for index, position, reason in _broken_utf8(scratch, all_lines):
         found[index] = ("corrupt", f"{reason} at byte {position} of the line")
-    lone = np.flatnonzero(array == _RETURN)
-    lone = lone[array[np.minimum(lone + 1, len(array) - 1)] != _NEWLINE]
-    marks = [(np.flatnonzero(array == _NUL), "a NUL byte"), (lone, "a carriage return inside the line")]
+    lone = array == _RETURN
+    lone[:-1] &= array[1:] != _NEWLINE
+    marks = [(array == _NUL, "a NUL byte"), (lone, "a carriage return inside the line")]
     if not widths:
-        marks.append((np.flatnonzero(array == 1), "the control character 0x01"))
-    for positions, what in marks:
-        for index in np.unique(_line_of(positions, all_lines)).tolist():
+        marks.append((array == 1, "the control character 0x01"))
+    for is_mark, what in marks:
+        for index in _lines_with(is_mark, all_lines):
             found.setdefault(index, ("corrupt", f"the line holds {what}"))
     for index in np.flatnonzero(all_lines.ends - all_lines.starts > LINE_BYTES_MAX).tolist():
         found[index] = ("corrupt", f"the line has over {LINE_BYTES_MAX} bytes")
@@ -96,6 +112,12 @@ def take_out(scratch: Scratch, all_lines: Lines, out: dict[int, tuple[str, str]]
 
 def _line_of(positions: Any, all_lines: Lines) -> Any:
     return np.searchsorted(all_lines.ends, positions)
+
+
+def _lines_with(is_mark: Any, all_lines: Lines) -> list[int]:
+    edges = np.stack([all_lines.starts, all_lines.ends], axis=1).ravel()
+    found: list[int] = np.flatnonzero(np.logical_or.reduceat(is_mark, edges)[::2]).tolist() if len(edges) else []
+    return found
 
 
 def _is_blank(array: Any, all_lines: Lines) -> Any:

@@ -158,8 +158,9 @@ class Decoder:
         columns = ", ".join(f"p{i} AS raw_{i}" for i in range(max(widths)))
         account, zone = (f"'{name}'" if name else None for name in self._override)
         if account and zone:
-            fields["account"] = f"coalesce({fields['account']}, {account})"
-            fields["zone"] = f"coalesce({fields['zone']}, {zone})"
+            is_named = f"{fields['account']} IS NOT NULL OR {fields['zone']} IS NOT NULL"
+            fields["account"] = f"CASE WHEN {is_named} THEN {fields['account']} ELSE {account} END"
+            fields["zone"] = f"CASE WHEN {is_named} THEN {fields['zone']} ELSE {zone} END"
         selected = ", ".join(f"{sql} AS {field}" for field, sql in fields.items())
         dimensions = " + ".join(_code_sql(name) for name in DIMENSIONS)
         return f"""SELECT *, {self._bad_sql(now_ms)} AS is_bad FROM (
@@ -173,8 +174,14 @@ class Decoder:
         if self.format.split == "tab":
             count = max(len(layout.columns) for layout in self.format.layouts)
             columns_read = [f"p{i}" for i in range(count)]
-            pads = len(self.format.layouts) > 1
-            return f"SELECT * FROM {_csv_sql(path, chr(9), columns_read, self.format.nulls, pads=pads)}"
+            if len(self.format.layouts) == 1:
+                return f"SELECT * FROM {_csv_sql(path, chr(9), columns_read, self.format.nulls)}"
+            # What a short line lacks is NULL, and must not be taken for a column that holds nothing.
+            nulls = ", ".join(f"'{text}'" for text in self.format.nulls)
+            picked = ", ".join(
+                f"CASE WHEN {p} NOT IN ({nulls}) THEN {p} END AS {p}, {p} AS whole_{p}" for p in columns_read
+            )
+            return f"SELECT {picked} FROM {_csv_sql(path, chr(9), columns_read, pads=True)}"
         whole_lines = _csv_sql(path, SEPARATOR, ["line"])
         if self.format.split == "json":
             keys = ", ".join(f"'$.{column}'" for column in columns)
@@ -197,7 +204,8 @@ class Decoder:
         if len(widths) == 1:
             return str(widths[0])  # the splitter refuses a line of any other width; in JSON all fields are NULL then
         cases = "".join(
-            f" WHEN p{w - 1} IS NOT NULL{f' AND p{w} IS NULL' if w < max(widths) else ''} THEN {w}" for w in widths
+            f" WHEN whole_p{w - 1} IS NOT NULL{f' AND whole_p{w} IS NULL' if w < max(widths) else ''} THEN {w}"
+            for w in widths
         )
         return f"CASE{cases} END"
 
@@ -262,9 +270,12 @@ def _substituted(layout: Layout, field: str) -> str:
 
 
 def _substitute(layout: Layout, sql: str) -> str:
-    """`sql` with the layout's column names replaced by positions; text in quotes and functions stay."""
+    """`sql` with the layout's column names replaced by positions; text in quotes and functions stay.
+
+    What overflows, or cannot be cast, is NULL: one line must not stop its batch.
+    """
     positions = {name: f"p{i}" for i, name in enumerate(layout.columns)}
-    return "(" + _WORD.sub(lambda match: positions.get(match[0], match[0]), sql) + ")"
+    return "TRY(" + _WORD.sub(lambda match: positions.get(match[0], match[0]), sql) + ")"
 
 
 def _code_sql(dimension: str) -> str:

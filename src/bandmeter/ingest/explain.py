@@ -102,7 +102,7 @@ def _explain_rest(layout: Layout, record: dict[str, Any]) -> Explanation | None:
 def _explain_zone(record: dict[str, Any]) -> Explanation | None:
     for field, other in (("account", "zone"), ("zone", "account")):
         if record[field] is None and record[other] is not None:
-            return Explanation(field, "missing_field", f"the record names a {other} and no {field}")
+            return Explanation(field, "missing_field", f"the record names its {other} and not its {field}")
     if record["is_unknown"]:
         named = f"{_shown(record['account'])} has no zone {_shown(record['zone'])}"
         return Explanation("zone", "unknown_zone", f"the account {named}")

@@ -10,24 +10,21 @@ Law 2: received = counted + duplicate + no_target + unattributed + rejected. Alw
 from __future__ import annotations
 
 import dataclasses
-import queue
-import threading
 from array import array
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-import duckdb
+from typing import TYPE_CHECKING, NamedTuple
 
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Batch, Reject, SourceState
+from bandmeter.domain.contracts import Batch, Reject, SourceState, overlaps
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import check as check_format
 from bandmeter.formats.tsv import with_columns
 from bandmeter.ingest import clean, place, source
 from bandmeter.ingest.attribute import Attribution
+from bandmeter.ingest.commit import Committer, Moved
 from bandmeter.ingest.decode import Decoder
-from bandmeter.ingest.explain import explain
+from bandmeter.ingest.records import REJECT_TEXT_BYTES_MAX, Records
 from bandmeter.ingest.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -37,10 +34,11 @@ if TYPE_CHECKING:
     from bandmeter.domain.tenancy import Zone
 
 BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
-QUEUED_BATCHES_MAX = 2  # decoded and waiting for their commit
+FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
+REJECTS_MAX = 10_000  # of a batch that can be divided; each costs some 2 KB
+REJECTS_BATCH_BYTES = 65_536  # a batch as small as this is not divided
 HEADER_BYTES_MAX = 65_536
 READ_BYTES = 1 << 20
-REJECT_TEXT_BYTES_MAX = 65_536  # of a rejected line that is kept
 # So many first lines, none of which has the format's form, are a wrong --format and not damage.
 WRONG_FORMAT_LINES = 100
 SHAPE_REASONS = frozenset({"not_json", "torn_line", "corrupt", "bad_time"})
@@ -75,10 +73,6 @@ class FileReport(NamedTuple):
 Progress = Callable[[int, int, int], bool]
 
 
-class _Moved(Exception):  # noqa: N818 - a signal, not an error
-    """Another process counted this source further meanwhile."""
-
-
 class Pipeline:
     """Ingests files, one after another. Not for several threads at once."""
 
@@ -110,7 +104,7 @@ class Pipeline:
                 run = _FileRun(self, real_path, path, job, progress)
                 try:
                     return run.ingest()
-                except _Moved:
+                except Moved:
                     continue
 
 
@@ -140,13 +134,13 @@ class _FileRun:
         first = self._state
         if self._found.is_older_copy:
             return self._note_older_copy()
-        if first.number and first.lines:
-            self._store.note_duplicates(first.number, first.outcomes.received - first.outcomes.duplicate)
         seen = first.outcomes.received - first.outcomes.duplicate
         self._decoder = self._make_decoder()
-        with source.opened(self._path) as content, _Committer(self._store, first.number) as committer:
+        with source.opened(self._path) as content, Committer(self._store, first.number) as committer:
             content.skip_to(max(0, first.position - source.CHECK_BYTES))
             self._tail = content.read(first.position - content.offset)
+            if first.position and source.check_of(self._tail) != first.check:
+                raise Moved  # another file has taken the path since it was looked at
             if not first.position and self._state.position:  # the header line
                 self._tail = content.read(self._state.position)
             self._count(content, committer)
@@ -154,6 +148,8 @@ class _FileRun:
             self._state = self._state._replace(number=committer.number)
             if content.is_torn:
                 self._notes.append("the compressed file ends in the middle: counted up to there")
+        if seen:
+            self._store.note_duplicates(first.number, seen)
         outcomes = self._state.outcomes.minus(first.outcomes).plus(Outcomes(received=seen, duplicate=seen))
         return self._report(outcomes)
 
@@ -172,6 +168,8 @@ class _FileRun:
         job, log_format = self._job, self._job.format
         if log_format.has_header:
             names = job.columns or tuple(self._state.columns.split("\t") if self._state.columns else self._header())
+            if names == ("",) and not self._state.position:  # nothing is there yet
+                return Decoder(log_format)
             log_format = with_columns(names)
             self._state = self._state._replace(columns="\t".join(names))
             check_format(log_format)
@@ -189,25 +187,35 @@ class _FileRun:
                 f"{self._shown_path} has no header line within {HEADER_BYTES_MAX} bytes: name them by --columns.",
             )
         self._state = self._state._replace(position=len(line + newline), lines=1 if newline else 0)
-        return line.decode("utf-8", "replace").removesuffix("\r").split("\t")
+        return line.decode("utf-8-sig", "replace").removesuffix("\r").split("\t")
 
     # ------------------------------------------------------------ batches
 
-    def _count(self, content: source.Content, committer: _Committer) -> None:
+    def _count(self, content: source.Content, committer: Committer) -> None:
         before = self._found.state._replace(path=self._shown_path)
+        limit, growth, least = min(FIRST_BATCH_BYTES, self._scratch.size), 8, REJECTS_BATCH_BYTES
         while True:
-            has_ended = self._scratch.fill(content.read_into)
+            has_ended = self._scratch.fill(content.read_into, limit)
             cut = self._scratch.rfind(b"\n") + 1
             if cut:
                 content.push_back(self._scratch.bytes(cut))
                 self._scratch.cut(cut)
-                batch = self._fold(before)
+                batch = self._fold(before, is_divisible=cut > least)
+                if batch is None:  # rejects are large: those of a whole log that names a wrong zone come in parts
+                    content.push_back(self._scratch.bytes())
+                    limit, growth = max(least, limit // 8), 2
+                    continue
+                limit, least = min(limit * growth, self._scratch.size), REJECTS_BATCH_BYTES
             elif has_ended:
                 if self._scratch.length:
                     self._notes.append("the last line has no newline yet: it waits")
                 return
+            elif limit < self._scratch.size:
+                content.push_back(self._scratch.bytes())
+                limit = least = min(limit * 8, self._scratch.size)
+                continue
             else:
-                skipped = self._skip_long_line(before, content)
+                skipped = self._skip_nuls(before, content) or self._skip_long_line(before, content)
                 if skipped is None:
                     self._notes.append("the last line has no newline yet: it waits")
                     return
@@ -218,19 +226,22 @@ class _FileRun:
                 self._is_stopped = True
                 return
 
-    def _fold(self, before: SourceState) -> Batch:
+    def _fold(self, before: SourceState, *, is_divisible: bool) -> Batch | None:
+        """The batch of what is in the scratch; None, and the scratch as it was, when it has too many rejects."""
         now_ms = self._clock_ms()
         start = self._state
         tail = self._tail + self._scratch.bytes(max(0, self._scratch.length - source.CHECK_BYTES))
-        head = (start.head if before.number or start.head else self._tail) + self._scratch.bytes(0, source.HEAD_BYTES)
+        head = self._head(before)
         size = self._scratch.length
         newlines, has_long_line = clean.count(self._scratch)
-        records = _Records(self._decoder, self._scratch, now_ms, newlines, is_suspect=has_long_line)
-        rejects = records.read(self._attribution, start, self._store)
+        records = Records(self._decoder, self._scratch, now_ms, newlines, is_suspect=has_long_line)
+        rejects = records.read(self._attribution, start, self._store, REJECTS_MAX if is_divisible else newlines)
+        if rejects is None:
+            return None
         self._refuse_wrong_format(start, rejects, records.received)
         placed = records.placed
         after = start._replace(
-            head=head[: source.HEAD_BYTES],
+            head=head,
             position=start.position + size,
             check=source.check_of(tail),
             lines=start.lines + newlines,
@@ -240,6 +251,14 @@ class _FileRun:
         )
         self._tail = tail[-source.CHECK_BYTES :]
         return Batch(before, after, placed.rows, placed.newest_ms, rejects, now_ms, self._found.considered)
+
+    def _head(self, before: SourceState) -> bytes:
+        """The content's beginning, as far as it is counted with the scratch."""
+        known = before.head if before.number or before.head else self._tail  # the header line, or nothing
+        head = source.without_secrets((known + self._scratch.bytes(0, source.HEAD_BYTES))[: source.HEAD_BYTES])
+        if not before.head and not overlaps(head, self._found.head):
+            raise Moved  # another file has taken the path since it was looked at
+        return head
 
     def _note_of(self, start: SourceState, unmeterable: int) -> str:
         if unmeterable:
@@ -254,7 +273,7 @@ class _FileRun:
         if (
             is_first
             and received == len(rejects) >= WRONG_FORMAT_LINES
-            and all(reject.reason in SHAPE_REASONS for reject in rejects)
+            and all(r.reason in SHAPE_REASONS or (r.field, r.reason) == ("time", "missing_field") for r in rejects)
         ):
             first = rejects[0]
             raise BandmeterError(
@@ -263,11 +282,23 @@ class _FileRun:
                 f"is. Line {first.line}: {first.reason}, {first.detail}. Nothing was counted.",
             )
 
+    def _skip_nuls(self, before: SourceState, content: source.Content) -> Batch | None:
+        """NUL bytes at the start of the scratch, which a truncation left, belong to no line; None without any."""
+        length = clean.leading_nuls(self._scratch)
+        if not length:
+            return None
+        content.push_back(self._scratch.bytes(length))
+        self._scratch.cut(length)
+        start, head = self._state, self._head(before)
+        self._tail = (self._tail + self._scratch.bytes(max(0, length - source.CHECK_BYTES)))[-source.CHECK_BYTES :]
+        after = start._replace(head=head, position=start.position + length, check=source.check_of(self._tail))
+        return Batch(before, after, array("q"), {}, [], self._clock_ms(), self._found.considered)
+
     def _skip_long_line(self, before: SourceState, content: source.Content) -> Batch | None:
         """A line longer than a whole batch is one reject; None when its end is not there yet."""
         start = self._state
-        text = self._scratch.bytes(0, REJECT_TEXT_BYTES_MAX)
-        head = (start.head + self._scratch.bytes(0, source.HEAD_BYTES))[: source.HEAD_BYTES]
+        text = place.without_secrets(self._job.format, self._scratch.bytes(0, REJECT_TEXT_BYTES_MAX))
+        head = self._head(before)
         tail = self._scratch.bytes(self._scratch.length - source.CHECK_BYTES)
         end = start.position + self._scratch.length
         while True:
@@ -290,132 +321,3 @@ class _FileRun:
             outcomes=start.outcomes.plus(Outcomes(1, rejected=1)),
         )
         return Batch(before, after, array("q"), {}, [reject], self._clock_ms(), self._found.considered)
-
-
-class _Records:
-    """The records of the batch in the scratch: folded, placed, and what was wrong with the others."""
-
-    def __init__(self, decoder: Decoder, scratch: Scratch, now_ms: int, newlines: int, *, is_suspect: bool) -> None:
-        self._decoder, self._scratch, self._now_ms = decoder, scratch, now_ms
-        self._is_suspect = is_suspect
-        self._newlines = newlines
-        self.received = newlines
-        self.unmeterable = 0
-        self.placed = place.NOTHING
-
-    def read(self, attribution: Attribution, start: SourceState, store: Store) -> list[Reject]:
-        log_format = self._decoder.format
-        taken_out: list[Reject] = []
-        lines = kept = None
-        folded = self._try_fold()
-        original = b""
-        if folded is None:
-            lines = clean.lines(self._scratch)
-            original = self._scratch.bytes()
-            widths = tuple(len(x.columns) for x in log_format.layouts) if log_format.split == "tab" else ()
-            faults = clean.faults(self._scratch, lines, widths)
-            kept = clean.take_out(self._scratch, lines, faults)
-            self.received = len(lines) - sum(not reason for reason, _ in faults.values())
-            taken_out = [
-                self._reject(start, lines, index, ("", reason, detail), original)
-                for index, (reason, detail) in sorted(faults.items())
-                if reason
-            ]
-            folded = self._decoder.fold(self._scratch.path, self._now_ms)
-            if folded[0] != len(kept):
-                raise BandmeterError(errors.FAILURE, f"{folded[0]} rows were read of {len(kept)} lines: not counted.")
-        _, bad, keys = folded
-        self.placed, unknown = place.place(self._decoder, keys, attribution, store, self._now_ms)
-        if not bad and not unknown:
-            return taken_out
-        rows = self._decoder.rejected(self._scratch.path, self._now_ms, unknown)
-        if lines is None:
-            lines, original = clean.lines(self._scratch), self._scratch.bytes()
-        self.unmeterable = sum(bool(row["is_unmeterable"]) and row["width"] is not None for row in rows)
-        explained = [
-            self._reject(
-                start,
-                lines,
-                int(kept[row["row"]]) if kept is not None else row["row"],
-                explain(log_format, row, self._now_ms),
-                original,
-            )
-            for row in rows
-        ]
-        rejects = sorted([*taken_out, *explained])
-        if self.received != sum(self.placed.outcomes[1:]) + len(rejects):
-            raise BandmeterError(errors.FAILURE, "The batch's counts do not add up: it was not counted.")
-        return rejects
-
-    def _try_fold(self) -> tuple[int, int, list[tuple[str | None, str | None, str | None]]] | None:
-        """The fast way, None when the batch has to be cleaned first."""
-        if self._is_suspect or not clean.is_clean(self._scratch, is_whole_line=self._decoder.format.split != "tab"):
-            return None
-        try:
-            folded = self._decoder.fold(self._scratch.path, self._now_ms)
-        except duckdb.InterruptException as error:
-            raise KeyboardInterrupt from error
-        except duckdb.Error:
-            return None
-        return folded if folded[0] == self._newlines else None
-
-    def _reject(
-        self,
-        start: SourceState,
-        lines: clean.Lines,
-        index: int,
-        why: tuple[str, str, str],
-        original: bytes,
-    ) -> Reject:
-        begin, end = int(lines.starts[index]), int(lines.ends[index])
-        text = place.without_secrets(self._decoder.format, original[begin : min(end, begin + REJECT_TEXT_BYTES_MAX)])
-        return Reject(start.lines + index + 1, start.position + begin, *why, text)
-
-
-class _Committer:
-    """Writes batches on a thread of its own, in order. Leaving it waits for those that were put, also on Ctrl-C."""
-
-    def __init__(self, store: Store, number: int) -> None:
-        self.number = number
-        self._store = store
-        self._queue: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES_MAX)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="commit")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-
-    def put(self, batch: Batch) -> None:
-        """Hand over a batch; raises what a batch before it failed with."""
-        self._raise()
-        self._queue.put(batch)
-
-    def finish(self) -> None:
-        """Wait until all is committed."""
-        self._queue.put(None)
-        self._thread.join()
-        self._raise()
-
-    def _raise(self) -> None:
-        if self._error:
-            raise self._error
-
-    def _run(self) -> None:
-        while (batch := self._queue.get()) is not None:
-            if self._error is None:
-                try:
-                    self._write(batch)
-                except BaseException as error:  # noqa: BLE001 - raised again where the pipeline waits
-                    self._error = error
-
-    def _write(self, batch: Batch) -> None:
-        number = self._store.write(batch._replace(before=batch.before._replace(number=self.number)))
-        if not number:
-            raise _Moved
-        self.number = number

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bandmeter.domain import errors
+from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import NETWORK, SIDED, UNSIDED, Outcomes, Side
 from bandmeter.ingest.attribute import Attribution, Key
 from bandmeter.ingest.decode import FLAG_CLIENT, FLAG_NO_TARGET, FLAG_PLAIN, FLAG_TARGET
@@ -73,6 +75,8 @@ def place(
 
 
 def _place_groups(groups: dict[str, Any], owners: list[Zone | str], side: Side, store: Store, day: int) -> Placed:
+    if any(np.ma.is_masked(values) for values in groups.values()):
+        raise BandmeterError(errors.FAILURE, "A sum of the batch is beyond 64 bits: it was not counted.")
     columns = {name: np.asarray(values, dtype=np.int64) for name, values in groups.items()}
     flags = columns["flags"]
     is_unsided = (flags & (FLAG_TARGET | FLAG_CLIENT)) == 0

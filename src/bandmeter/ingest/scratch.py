@@ -30,21 +30,21 @@ class Scratch:
         self._map = mmap.mmap(self._fd, size)
         self._view = memoryview(self._map)
 
-    def fill(self, read_into: Callable[[memoryview], int]) -> bool:
-        """Read until the buffer is full or the source ends; whether it ended."""
+    def fill(self, read_into: Callable[[memoryview], int], limit: int) -> bool:
+        """Read up to `limit` bytes, at most the buffer's size; whether the source ended before."""
         os.ftruncate(self._fd, self.size)
         self.length = 0
-        while self.length < self.size:
-            got = read_into(self._view[self.length :])
+        while self.length < limit:
+            got = read_into(self._view[self.length : limit])
             if not got:
                 return True
             self.length += got
         return False
 
     def replace(self, content: bytes) -> None:
-        """Hold this instead; it must not be longer than what was held."""
+        """Hold this instead."""
+        self.cut(len(content))  # first: nothing is mapped behind the file's end
         self._view[: len(content)] = content
-        self.cut(len(content))
 
     def cut(self, length: int) -> None:
         """Keep the first `length` bytes: the file that DuckDB sees ends there."""

@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
+from bandmeter.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,8 @@ HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the 
 CHECK_BYTES = 4_096  # just before the position
 STDIN = "-"
 _READ_BYTES = 1 << 20
+# Of every format: a file may be given with the wrong one.
+_SECRETS = [re.compile(log_format.secret.encode()) for log_format in FORMATS.values() if log_format.secret]
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -126,17 +130,26 @@ def opened(path: str) -> Iterator[Content]:
 
 @contextlib.contextmanager
 def seekable(path: str, folder: Path) -> Iterator[str]:
-    """A path whose content can be read twice: standard input that is a pipe is first written to `folder`."""
-    if path != STDIN:
-        yield path
-    elif stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
-        yield "/dev/stdin"
-    else:
-        with tempfile.NamedTemporaryFile(prefix="stdin-", dir=folder) as spool:
-            while chunk := sys.stdin.buffer.read(_READ_BYTES):
+    """A path whose content can be read twice: what comes through a pipe is first written to `folder`."""
+    real = "/dev/stdin" if path == STDIN else path
+    with contextlib.ExitStack() as stack:
+        if _is_pipe(real):
+            # A path that is a pipe is what <(…) of a shell gives.
+            pipe = sys.stdin.buffer if path == STDIN else stack.enter_context(open(real, "rb"))  # noqa: PTH123
+            spool = stack.enter_context(tempfile.NamedTemporaryFile(prefix="stdin-", dir=folder))
+            while chunk := pipe.read(_READ_BYTES):
                 spool.write(chunk)
             spool.flush()
-            yield spool.name
+            real = spool.name
+        yield real
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - beside open()
+    except OSError:
+        return False  # `opened` says what is wrong
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
 class Found(NamedTuple):
@@ -152,36 +165,42 @@ class Found(NamedTuple):
 def find(store: Store, name: str, log_format: str, path: str) -> Found:
     """Find the source that a file's content belongs to, and how far it was counted."""
     with opened(path) as content:
-        head = content.read(HEAD_BYTES)
+        head = without_secrets(content.read(HEAD_BYTES))
         known = store.find_sources(name, head)
         considered = max((state.number for state in known), default=0)
         fits = None
         longer = None
         for state in sorted(known, key=lambda s: s.position):
-            if head.startswith(state.head) and _check_fits(content, state):
+            size, check = _look_at(content, state) if head.startswith(state.head) else (len(head), b"")
+            if size == state.position and check == state.check:
                 fits = state
-            elif state.head.startswith(head) or (head.startswith(state.head) and content.offset < state.position):
+            elif size < state.position:
                 longer = state
     if fits:
-        return Found(fits, considered)
+        return Found(fits, considered, head=head)
     new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
     if longer:
         note = "shorter than what was counted of it: an older copy, nothing was added"
-        return Found(longer, considered, note, is_older_copy=True)
-    return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "")
+        return Found(longer, considered, note, is_older_copy=True, head=head)
+    return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "", head=head)
 
 
-def _check_fits(content: Content, state: SourceState) -> bool:
-    """Whether the bytes before the state's position are those that were counted."""
+def _look_at(content: Content, state: SourceState) -> tuple[int, bytes]:
+    """How far the content goes towards the state's position, and the check of the bytes before that."""
     start = max(0, state.position - CHECK_BYTES)
     if content.offset > start:
-        return _reread_fits(content.path, state)
-    return content.skip_to(start) and check_of(content.read(state.position - start)) == state.check
+        with opened(content.path) as again:
+            return _look_at(again, state)
+    content.skip_to(start)
+    tail = content.read(state.position - content.offset) if content.offset == start else b""
+    return content.offset, check_of(tail)
 
 
-def _reread_fits(path: str, state: SourceState) -> bool:
-    with opened(path) as content:
-        return _check_fits(content, state)
+def without_secrets(head: bytes) -> bytes:
+    """A head as it may be stored: credentials blanked, byte for byte, so that a shorter head stays its beginning."""
+    for secret in _SECRETS:
+        head = secret.sub(lambda match: match[1] + b"*" * len(match[2]), head)
+    return head
 
 
 def check_of(tail: bytes) -> bytes:

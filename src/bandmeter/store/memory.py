@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bandmeter.domain import usage
 from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.grid import Resolution, Span, floor_to
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Outcomes, Row, Side
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Outcomes, Row, Selection, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,6 +103,18 @@ class MemoryStore:
                 if zone in zones and span.holds(bucket) and any(one_side):
                     found.setdefault(zone, []).append(Row(bucket, dimensions, *one_side))
             return {zone: Columns._make(map(list, zip(*rows, strict=True))) for zone, rows in found.items()}
+
+    def read_series(
+        self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span, selection: Selection
+    ) -> dict[int, tuple[list[int], list[int]]]:
+        measure, mask, bits = selection
+        found = {}
+        for zone, columns in self.read(zones, side, resolution, span).items():
+            rows = [row for row in columns.rows if row.dimensions & mask == bits]
+            values = [row.requests if measure is Measure.REQUESTS else row.bytes_up + row.bytes_down for row in rows]
+            if rows:
+                found[zone] = ([row.bucket for row in rows], values)
+        return found
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
         columns = self.read([zone], side, Resolution.FIVE_MINUTES, span).get(zone, Columns())

@@ -7,7 +7,9 @@ router with request and response objects does. What has no such traffic (health,
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,16 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply
+from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply, Store
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.tenancy import Account, Key
 from bandmeter.reports import Reports
 from bandmeter.web import guard, pages
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
+    from bandmeter.telemetry import Metrics
+    from bandmeter.web.limits import Limiter
 
 # Answers over many zones are computed off the event loop. Each thread keeps a connection and its page cache, so few,
 # and always the same ones.
@@ -52,10 +57,22 @@ def build(
     dialects: Iterable[Dialect],
     clock: Callable[[], int],
     health: Callable[[], Sequence[str]],
+    *,
+    limiter: Limiter | None = None,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
-    """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once."""
+    """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once.
+
+    Without a `limiter` nothing is limited; without `metrics` nothing is measured, and there is no `/metrics`.
+    """
     dialects = tuple(dialects)
-    return _Application(reports, catalog, dialects, clock, pages.build(dialects, health))
+    scrape = functools.partial(_scrape, metrics, reports.store) if metrics else None
+    rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape)
+    return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics)
+
+
+def _scrape(metrics: Metrics, store: Store) -> bytes:
+    return metrics.render([source.outcomes for source in store.sources()], store.committed_ms())
 
 
 class _Application:
@@ -68,11 +85,16 @@ class _Application:
         dialects: tuple[Dialect, ...],
         clock: Callable[[], int],
         rest: ASGIApp,
+        *,
+        limiter: Limiter | None,
+        metrics: Metrics | None,
     ) -> None:
         self._reports = reports
         self._catalog = catalog
         self._clock = clock
         self._rest = rest
+        self._limiter = limiter
+        self._metrics = metrics
         self._paths, self._patterns = _tables(dialects)
         self._prefixes = [(prefix, dialect) for dialect in dialects for prefix in dialect.prefixes]
         self._threads = ThreadPoolExecutor(HEAVY_THREADS, thread_name_prefix="heavy")
@@ -99,10 +121,14 @@ class _Application:
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             await _send(_refuse_method(methods), scope, send)
-        elif route.endpoint.is_heavy:
-            await _send(await self._answer_in_thread(route, scope, in_path), scope, send)
+        elif self._metrics is None:
+            await _send(await self._serve(route, scope, in_path), scope, send)
         else:
-            await _send(self._answer(route, scope, in_path), scope, send)
+            start = time.perf_counter()
+            reply = await self._serve(route, scope, in_path)
+            await _send(reply, scope, send)
+            taken = time.perf_counter() - start
+            self._metrics.answered(route.dialect.name, route.endpoint.name, reply.status, taken)
 
     # ------------------------------------------------------------ finding
 
@@ -122,38 +148,58 @@ class _Application:
 
     # ------------------------------------------------------------ answering
 
-    def _answer(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
+    async def _serve(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
         dialect, endpoint, names = route
         limit: Limit | None = None
         try:
             pairs = guard.read_query(scope["path"], scope["query_string"])
             secret = guard.find_secret(dialect.credentials, scope["headers"], pairs)
             now_ms = self._clock()
-            account = guard.admit(self._catalog, secret, endpoint.scope, now_ms // 1000)
-            parameters = guard.take(pairs, names)
+            key = guard.authenticate(self._catalog, secret, now_ms // 1000)
+            limit, is_over = await self._count(dialect, key, now_ms)
+            if is_over:
+                raise BandmeterError(errors.RATE_LIMITED, "Too many requests in this minute.")  # noqa: TRY301 - one exit
+            account = guard.admit(self._catalog, key, endpoint.scope, is_for_operators=endpoint.is_for_operators)
+            parameters = guard.take(pairs, names, is_strict=dialect.is_strict)
             parameters.update(in_path)
             client = scope.get("client")
-            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit)
-            question = endpoint.parse(call)
-            answer: Any = None if question is None else self._reports.answer(question)
-            reply = endpoint.render(call, question, answer)
+            accept = guard.find_accept(scope["headers"]) if len(endpoint.media_types) > 1 else ""
+            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit, accept=accept)
+            is_heavy = endpoint.is_heavy and not self._is_small(account, endpoint)
+            reply = await self._answer_in_thread(route, call) if is_heavy else self._answer(endpoint, call)
         except BandmeterError as error:
             if error.code == errors.UNAVAILABLE:
                 _log.error("unavailable", endpoint=endpoint.name, reason=error.sentence)
             reply = dialect.render_error(error)
+            if limit and error.code == errors.RATE_LIMITED:
+                reply = reply._replace(headers={**reply.headers, "Retry-After": str(limit.reset_s)})
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets the dialect's answer and we the trace
             _log_failure(endpoint, error)
             reply = dialect.render_error(BandmeterError(errors.FAILURE, "The server failed."))
         return _sign(dialect, reply, endpoint, limit)
 
-    async def _answer_in_thread(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
-        if self._waiting >= HEAVY_WAITING_MAX:
-            reply = route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
-            return _sign(route.dialect, reply, route.endpoint, None)
+    async def _count(self, dialect: Dialect, key: Key, now_ms: int) -> tuple[Limit | None, bool]:
+        """Where the key stands with this request, and whether it is one too many."""
+        rule = self._limiter and self._limiter.find(dialect.name, key.id)
+        standing = await self._limiter.hit(rule, now_ms) if self._limiter and rule else None
+        return standing or (None, False)
+
+    def _is_small(self, account: Account, endpoint: Endpoint) -> bool:
+        most = endpoint.light_zones
+        return most > 0 and len(self._catalog.zones(account.id)) <= most
+
+    def _answer(self, endpoint: Endpoint, call: Call) -> Reply:
+        question = endpoint.parse(call)
+        answer: Any = None if question is None else self._reports.answer(question)
+        return endpoint.render(call, question, answer)
+
+    async def _answer_in_thread(self, route: _Route, call: Call) -> Reply:
+        if self._waiting >= HEAVY_WAITING_MAX:  # not raised, so that no line is logged for each
+            return route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, self._answer, route, scope, in_path)
+            return await loop.run_in_executor(self._threads, self._answer, route.endpoint, call)
         finally:
             self._waiting -= 1
 

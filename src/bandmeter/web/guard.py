@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from bandmeter.domain import errors
+from bandmeter.domain.contracts import EVERY_ACCOUNT
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.tenancy import Account, Scope
+from bandmeter.domain.tenancy import Account, Key, Scope
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
@@ -50,11 +51,16 @@ def read_query(path: str, query: bytes) -> Pairs:
         ) from error
 
 
-def take(pairs: Pairs, names: Container[str]) -> dict[str, str]:
-    """The parameters that the endpoint knows, each sent once; what it does not know is ignored, as vendors do."""
+def take(pairs: Pairs, names: Container[str], *, is_strict: bool = False) -> dict[str, str]:
+    """The parameters that the endpoint knows, each sent once.
+
+    What it does not know is ignored, as vendors do, or refused when `is_strict`.
+    """
     taken: dict[str, str] = {}
     for name, value in pairs:
         if name not in names:
+            if is_strict:
+                raise BandmeterError(errors.PARAMETER_INVALID, f"There is no parameter {name[:80]!r} here.")
             continue
         if name in taken:
             raise BandmeterError(errors.PARAMETER_INVALID, f"{name} was sent twice: send it once.")
@@ -89,18 +95,29 @@ def _without_scheme(value: str) -> str:
     return secret.strip() or value if scheme.lower() == "bearer" else value
 
 
-def admit(catalog: Catalog, secret: str, scope: Scope, now_s: int) -> Account:
-    """The account that the key speaks for, suspended or not.
+def find_accept(headers: Headers) -> str:
+    """The Accept header; "" when none was sent."""
+    return ",".join(value.decode("latin-1") for name, value in headers if name == b"accept")
 
-    Raises `key_invalid`, or `scope_missing` when the key may not do this: an operator's key stands above accounts and
-    speaks for none.
-    """
+
+def authenticate(catalog: Catalog, secret: str, now_s: int) -> Key:
+    """The key that was sent; raises `key_invalid`."""
     if len(secret) > SECRET_LENGTH_MAX:
         raise BandmeterError(errors.KEY_INVALID, "The key is unknown.")
-    key = catalog.authenticate(secret, now_s)
+    return catalog.authenticate(secret, now_s)
+
+
+def admit(catalog: Catalog, key: Key, scope: Scope, *, is_for_operators: bool = False) -> Account:
+    """The account that the key speaks for, suspended or not; EVERY_ACCOUNT for an operator's key.
+
+    Raises `key_invalid`, or `scope_missing` when the key may not do this: an operator's key stands above accounts and
+    speaks for none, so most endpoints have no use for it.
+    """
     if scope not in _GRANTS[key.scope]:
         raise BandmeterError(errors.SCOPE_MISSING, f"The key lacks the scope {scope}.")
     if key.account is None:
+        if is_for_operators:
+            return EVERY_ACCOUNT
         raise BandmeterError(errors.SCOPE_MISSING, "An operator's key speaks for no account: use an account's key.")
     account = catalog.account(key.account)
     if account is None:

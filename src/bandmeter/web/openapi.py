@@ -9,6 +9,7 @@ import bandmeter
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Dialect, Endpoint, Parameter, Reply
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.web.native.problems import FORMAT_UNAVAILABLE
 
 # What every endpoint can answer, whatever it does.
 _ALWAYS = (
@@ -28,6 +29,8 @@ _MEANINGS = {
     errors.PARAMETER_MISSING: "A required parameter was not sent.",
     errors.PARAMETER_INVALID: "A parameter cannot be read: the body names it and what it takes.",
     errors.ZONE_UNKNOWN: "The account has no such zone.",
+    errors.ACCOUNT_UNKNOWN: "There is no such account, or it is not the key's.",
+    FORMAT_UNAVAILABLE: "The answer cannot be had in the form asked for.",
     errors.ROUTE_UNKNOWN: "There is no such endpoint.",
     errors.METHOD_UNKNOWN: "The endpoint does not know the method.",
     errors.RATE_LIMITED: "Too many requests.",
@@ -106,7 +109,9 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _responses(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
     success = {"$ref": f"#/components/schemas/{_name(dialect, endpoint)}"}
     signed = _sign(dialect, endpoint, Reply(b""))
-    responses = {"200": _response("The answer.", signed.content_type, success, signed.headers)}
+    answer = _response("The answer.", signed.content_type, success, signed.headers)
+    answer["content"] |= {media_type: {"schema": _STRING} for media_type in endpoint.media_types[1:]}
+    responses = {"200": answer}
     is_missing_possible = any(p.required and p.where == "query" for p in endpoint.parameters)
     for code in (*_ALWAYS, *endpoint.errors, *([errors.PARAMETER_MISSING] if is_missing_possible else [])):
         reply = _sign(dialect, endpoint, dialect.render_error(BandmeterError(code, _MEANINGS[code])))
@@ -149,7 +154,9 @@ def _flags(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-_READY = _flags(ready={"type": "boolean"}, faults={"type": "array", "items": _STRING})
+_SENTENCES = {"type": "array", "items": _STRING}
+_READY = _flags(ready={"type": "boolean"}, faults=_SENTENCES)
+_READY["properties"] |= {"warnings": _SENTENCES | {"description": "What is wrong while answers are still right."}}
 _PAGES = {
     "/healthz": _page(
         "healthz",

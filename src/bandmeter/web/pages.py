@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,13 +36,26 @@ _HEADERS = {
 }
 
 
-def build(dialects: Iterable[Dialect], health: Callable[[], Sequence[str]]) -> Starlette:
-    """The Starlette application for every path that no dialect owns."""
+Warnings = Callable[[], Awaitable[Sequence[str]]]
+
+
+def build(
+    dialects: Iterable[Dialect],
+    health: Callable[[], Sequence[str]],
+    warnings: Warnings | None = None,
+    scrape: Callable[[], bytes] | None = None,
+) -> Starlette:
+    """The Starlette application for every path that no dialect owns.
+
+    `warnings`: what is wrong while answers are still right, a sentence each. `scrape`: the text of `/metrics`.
+    """
     document = msgspec.json.encode(openapi.document(dialects))
 
     async def readyz(_request: Request) -> Response:
         faults = list(health())
-        return _json({"ready": not faults, "faults": faults}, 503 if faults else 200)
+        warned = list(await warnings()) if warnings else []
+        body = {"ready": not faults, "faults": faults} | ({"warnings": warned} if warned else {})
+        return _json(body, 503 if faults else 200)
 
     async def healthz(_request: Request) -> Response:
         return _json({"alive": True})
@@ -49,10 +63,14 @@ def build(dialects: Iterable[Dialect], health: Callable[[], Sequence[str]]) -> S
     async def openapi_json(_request: Request) -> Response:
         return _reply(document, "application/json")
 
+    def metrics(_request: Request) -> Response:  # not async, so in a thread: it reads every source
+        return _reply(scrape() if scrape else b"", CONTENT_TYPE_LATEST)
+
     routes = [
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/openapi.json", openapi_json),
+        *([Route("/metrics", metrics)] if scrape else []),
         *(_file_route(path, name, media_type) for path, (name, media_type) in _FILES.items()),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})

@@ -19,7 +19,7 @@ from bandmeter.domain import errors, grid, usage
 from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Side
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Selection, Side
 from bandmeter.store.sqlite import writing
 from bandmeter.store.sqlite.schema import SCHEMA, SCHEMA_VERSION, SOURCE_COLUMNS, TABLES
 
@@ -43,8 +43,26 @@ def _select(side: Side, table: str) -> str:
     return f"SELECT {arrays} FROM {table} WHERE zone = ? AND bucket >= ? AND bucket < ? AND ({present})"
 
 
+def _select_series(side: Side, resolution: Resolution, measure: Measure, *, is_filtered: bool) -> str:
+    """As `_select`, of two columns and without a look at the others: half of its time again."""
+    requests, _, up, down = usage.SIDE_COLUMNS[side]
+    value = requests if measure is Measure.REQUESTS else f"{up} + {down}"
+    wanted = " AND dimensions & ? = ?" if is_filtered else ""
+    return (
+        f"SELECT json_group_array(bucket), json_group_array({value}) FROM {TABLES[resolution]} "
+        f"WHERE zone = ? AND bucket >= ? AND bucket < ?{wanted}"
+    )
+
+
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
+_SERIES = {
+    (side, resolution, measure, is_filtered): _select_series(side, resolution, measure, is_filtered=is_filtered)
+    for side in Side
+    for resolution in TABLES
+    for measure in Measure
+    for is_filtered in (False, True)
+}
 
 
 class _Availability:
@@ -186,6 +204,26 @@ class SqliteStore:
                 arrays = db.execute(statement, (zone, *edges)).fetchone()
                 if arrays[0] != "[]":
                     found[zone] = Columns._make(map(_INTEGERS.decode, arrays))
+        return found
+
+    def read_series(
+        self, zones: Sequence[int], side: Side, resolution: Resolution, span: Span, selection: Selection
+    ) -> dict[int, tuple[list[int], list[int]]]:
+        measure, mask, bits = selection
+        statement = _SERIES[side, resolution, measure, mask != 0]
+        edges = (span.start // resolution, grid.ceil_to(span.end, resolution) // resolution)
+        arguments = (*edges, mask, bits) if mask else edges
+        db = self._reader
+        found = {}
+        decoded: dict[str, list[int]] = {}  # busy zones have the same buckets, and comparing texts costs nothing
+        with _AVAILABLE:
+            for zone in zones:
+                buckets, values = db.execute(statement, (zone, *arguments)).fetchone()
+                if buckets == "[]":
+                    continue
+                if buckets not in decoded:
+                    decoded[buckets] = [bucket * resolution for bucket in _INTEGERS.decode(buckets)]
+                found[zone] = (decoded[buckets], _INTEGERS.decode(values))
         return found
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

@@ -24,6 +24,7 @@ WIDTH = len(usage.ROW)
 KEY_WIDTH = len(usage.ROW_KEY)
 # A row's key in one 64-bit number, for sorting: 5-minute buckets until the year 2600, 134 million zones.
 BUCKET_BITS, DIMENSION_BITS = 26, 11
+SUM_MAX = 2**63 - 1  # of a column
 
 
 def to_source(row: tuple[Any, ...]) -> SourceState:
@@ -106,7 +107,10 @@ def _fold(rows: Any) -> Any:
     starts = np.flatnonzero(is_first)
     if len(starts) == len(rows):
         return rows
-    return np.concatenate([rows[starts, :KEY_WIDTH], np.add.reduceat(rows[:, KEY_WIDTH:], starts)], axis=1)
+    counters = rows[:, KEY_WIDTH:]
+    if int(counters.max()) > SUM_MAX // len(rows):
+        counters = counters.astype(object)  # numpy would wrap around silently; SQLite refuses what is too large
+    return np.concatenate([rows[starts, :KEY_WIDTH], np.add.reduceat(counters, starts)], axis=1)
 
 
 def _add_folded(db: sqlite3.Connection, table: str, counters: tuple[str, ...], rows: Any) -> None:

@@ -1,0 +1,77 @@
+"""An ingest needs a bounded amount of memory, whatever the size of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+PEAK_MB_MAX = 512
+BIG_BYTES = 300_000_000
+KIB_A_UNIT = 1 if sys.platform == "linux" else 1 / 1024  # ru_maxrss is in bytes elsewhere
+
+
+def peak_mb(command, *arguments):
+    """Run `bandmeter ingest` to its end: its peak of memory and what it printed."""
+    process = command.start("ingest", "--json", *arguments)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.communicate()
+    assert process.returncode in (0, 1)
+    return usage.ru_maxrss * KIB_A_UNIT / 1024, json.loads(out)["total"]
+
+
+def test_two_million_lines_of_200_zones(command, traffic, traffic_folder):
+    zones: dict = {}
+    for account, zone in traffic.ZONES:
+        zones.setdefault(account, {})[zone] = {}
+    command.apply(zones)
+    peak, total = peak_mb(command, "--format", "tsv", "--columns", traffic.COLUMNS, traffic_folder / "access_ext.tsv")
+    assert total["received"] == 2_000_000
+    assert total["counted"] + total["no_target"] == 2_000_000
+    assert peak < PEAK_MB_MAX
+
+
+def test_300_mb_of_one_zone(command, tmp_path):
+    command.apply({"acme": {"res": {}}})
+    block = b"".join(
+        b'{"time":%d.5,"account":"acme","zone":"res","bytes_up":%d,"bytes_down":%d,"scheme":"https","status":200}\n'
+        % (1_795_132_800 + i, i, i * i)
+        for i in range(10_000)
+    )
+    path, times = tmp_path / "big.jsonl", BIG_BYTES // len(block) + 1
+    with path.open("wb") as file:
+        for _ in range(times):
+            file.write(block)
+    peak, total = peak_mb(command, "--format", "jsonl", path)
+    path.unlink()
+    assert total["counted"] == total["received"] == 10_000 * times
+    rows = json.loads(command("usage", "acme/res", "--resolution", "total", "--output", "json").stdout)["rows"]
+    up, down = sum(range(10_000)) * times, sum(i * i for i in range(10_000)) * times
+    assert [(r["requests"], r["bytes_up"], r["bytes_down"]) for r in rows] == [(10_000 * times, up, down)]
+    assert peak < PEAK_MB_MAX
+
+
+RUBBISH = {
+    "NUL bytes, which a truncated file is full of": b"\0" * 40_000_000,
+    "a line without an end": b"x" * 40_000_000,
+    "short lines": b"?\n" * 100_000,
+    "a zone that is not there": b'{"time":1795132800,"account":"acme","zone":"no","bytes_up":1,"bytes_down":2}\n'
+    * 120_000,
+}
+
+
+@pytest.mark.parametrize("name", RUBBISH)
+def test_rubbish_needs_no_more(command, tmp_path, name):
+    """Rejects are taken in parts; and a good line behind them is counted."""
+    good = b'{"time":1795132800,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2}\n'
+    path = tmp_path / "rubbish"
+    path.write_bytes(good + RUBBISH[name] + b"\n" + good)
+    command.apply({"acme": {"res": {}}})
+    peak, total = peak_mb(command, "--format", "jsonl", path)
+    lines = RUBBISH[name].count(b"\n") or b"x" in RUBBISH[name]
+    assert (total["counted"], total["rejected"], total["received"]) == (2, lines, 2 + lines)
+    assert peak < PEAK_MB_MAX
