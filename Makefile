@@ -48,7 +48,7 @@ lock: ## Pin the requirements again, with uv; ARGS=--upgrade takes newer ones
 	@$(LOCK) $(ARGS) requirements/build.in --constraint requirements/dev.txt --output-file requirements/build.txt
 
 clean: ## Remove whatever the targets above have made
-	@rm -rf $(VENV) tests/clients/node_modules tests/clients/venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis demo-data dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------- stamps: what is done is not done again
@@ -79,10 +79,11 @@ $(VENV)/.dev: $(VENV)/.package requirements/dev.txt
 # Other people's clients, which the tests run against us. Without npm those tests say that they were skipped.
 $(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json requirements/clients.txt
 	@echo "Installing the clients that the tests run"
-	@$(BIN)/python -m venv tests/clients/venv
-	@tests/clients/venv/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
+	@$(BIN)/python -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes \
 		--requirement requirements/clients.txt
+	@cp tests/clients/package.json tests/clients/package-lock.json $(VENV)/clients
 	@if command -v npm >/dev/null; then \
-		npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
+		npm ci --prefix $(VENV)/clients --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
 	else echo "There is no npm: the tests of clients from there will be skipped."; fi
 	@touch $@

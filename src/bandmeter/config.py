@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import tomllib
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -25,7 +26,7 @@ FILE_BYTES_MAX = 2**20  # a thousand formats; a larger file is not a configurati
 DATA_DEFAULT = "bandmeter-data"
 LIST_MAX = 1_000  # sources, or formats
 PER_MINUTE_MAX = 1_000_000_000  # requests; a limit above what any machine can answer is none
-SERVER_URL = re.compile(r"(redis|valkey)s?://\S+")
+SERVER_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 KEY_ID = re.compile(r"[0-9a-f]{12}")
 DEFAULT = "default"
 TYPE_NAMES = {int: "a whole number", str: "text"}
@@ -142,7 +143,7 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     sources = tuple(_source(*entry, str(file)) for entry in _listed(document, "source", str(file)))
     formats = tuple(_format(*entry, str(file)) for entry in _listed(document, "format", str(file)))
     _check_names(formats, str(file))
-    if not SERVER_URL.fullmatch(sections["limits"].server or "redis://none"):  # not shown: it may hold a password
+    if not _is_address(sections["limits"].server):  # not shown: it may hold a password
         _refuse("limits.server", origins["limits.server"], "takes an address such as redis://host:6379/0")
     return Config(folder, file, **sections, key_limits=key_limits, sources=sources, formats=formats, origins=origins)
 
@@ -219,6 +220,15 @@ def _checked(stated: _Value, field: dataclasses.Field[Any], path: str) -> Any:
     if limits and not limits["least"] <= value <= limits["most"]:
         _refuse(where, origin, f"takes a number from {limits['least']} to {limits['most']}, not {value}")
     return value
+
+
+def _is_address(server: str) -> bool:
+    """Whether it names a Valkey or Redis, or nothing."""
+    try:
+        parts = urllib.parse.urlsplit(server)
+        return not server or (parts.scheme in SERVER_SCHEMES and bool(parts.hostname) and parts.port != 0)
+    except ValueError:  # of a port or an IPv6 address
+        return False
 
 
 def _take_key_limits(document: Mapping[str, Any], file: str) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Clients that nobody here wrote, unmodified, against a running Bandmeter: what they print is what was counted.
 
-`make test` installs them into tests/clients.
+`make test` installs them into .venv/clients.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-CLIENTS = Path(__file__).resolve().parents[1] / "clients"
-BRIGHTDATA = CLIENTS / "node_modules" / ".bin" / "brightdata"
-EVOMI = CLIENTS / "venv" / "bin" / "evomi-mcp"
+INSTALLED = Path(sys.prefix) / "clients"
+BRIGHTDATA = INSTALLED / "node_modules" / ".bin" / "brightdata"
+EVOMI = INSTALLED / "bin" / "evomi-mcp"
+CALL_TOOL = Path(__file__).resolve().parents[1] / "clients" / "call_tool.py"
 BANDMETER = Path(sys.executable).parent / "bandmeter"
 NOW = "2026-11-22T12:00:00Z"
 GIB, MIB = 2**30, 2**20
@@ -87,7 +88,7 @@ def served(tmp_path_factory):
 def brightdata(served, tmp_path):
     """The vendor's command line client, told to ask us."""
     if not BRIGHTDATA.exists():
-        pytest.skip("tests/clients is not installed: `make test` does it, with npm")
+        pytest.skip("the clients are not installed: `make test` does it, with npm")
     address, keys = served
     environment = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "NO_COLOR": "1"}
     environment |= {"BRIGHTDATA_API_KEY": keys["acme"], "CI": "1"}
@@ -136,7 +137,7 @@ def test_brightdata_zones_lists_the_active_zones_with_their_types(brightdata):
 def test_brightdata_says_that_a_wrong_key_is_wrong(served, tmp_path):
     """The client must see a refusal as one, not as zero."""
     if not BRIGHTDATA.exists():
-        pytest.skip("tests/clients is not installed: `make test` does it, with npm")
+        pytest.skip("the clients are not installed: `make test` does it, with npm")
     environment = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "BRIGHTDATA_API_KEY": "bm_x_y"}
     for words in (["config", "set", "api_url", served[0]], ["budget"]):
         done = subprocess.run(
@@ -150,12 +151,12 @@ def test_brightdata_says_that_a_wrong_key_is_wrong(served, tmp_path):
 def evomi(served):
     """Evomi's own MCP server, told to ask us; call one of its tools."""
     if not EVOMI.exists():
-        pytest.skip("tests/clients is not installed: `make test` does it")
+        pytest.skip("the clients are not installed: `make test` does it")
     address, keys = served
     environment = os.environ | {"EVOMI_PUBLIC_BASE_URL": address, "EVOMI_PUBLIC_API_KEY": keys["globex"]}
 
     def call(tool, **arguments):
-        command = [EVOMI.with_name("python"), CLIENTS / "call_tool.py", EVOMI, tool, json.dumps(arguments)]
+        command = [EVOMI.with_name("python"), CALL_TOOL, EVOMI, tool, json.dumps(arguments)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

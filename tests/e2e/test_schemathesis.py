@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import re
+from array import array
 from collections import Counter
 
 import pytest
@@ -24,6 +25,8 @@ from bandmeter.catalog import Catalog
 from bandmeter.dialects import DIALECTS
 from bandmeter.dialects.brightdata.wire import DATE_PATTERN
 from bandmeter.domain import tenancy
+from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.usage import Outcomes
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import MemoryStore
@@ -40,11 +43,16 @@ def server(tmp_path_factory):
     """The application over a real catalog, and a read key."""
     catalog = Catalog.open(f"sqlite:///{tmp_path_factory.mktemp('catalog')}/catalog.db")
     catalog.add_account(tenancy.Account("acme", email_verified=True))
+    store, rows = MemoryStore(), array("q")
     for name in ZONES:
-        catalog.add_zone("acme", name, product="rpc", now_s=NOW_S)
+        zone = catalog.add_zone("acme", name, product="rpc", now_s=NOW_S)
+        for hours in range(0, 900, 7):
+            rows.extend([zone.number, NOW_S // 300 * 300 - hours * 3600, 0, 3, 2, 10**6, hours * 10**6, 0, 0, 0, 0])
+    source = SourceState(0, "files", "tsv", "a.log", b"", 0, b"", 0, "", Outcomes(), None, None, "")
+    assert store.write(Batch(source, source, rows, {}, [], NOW_S * 1000))
     catalog.set_plan("acme", None, "per_gb", {"price": "0.42"}, now_s=NOW_S)
     key = catalog.add_key("acme", tenancy.Scope.READ, None, NOW_S)
-    reports = Reports(catalog, MemoryStore(), PRICES)
+    reports = Reports(catalog, store, PRICES)
     yield build(reports, catalog, DIALECTS, lambda: NOW_S * 1000, list), key
     catalog.close()
 

@@ -43,8 +43,6 @@ def test_redirected_and_compressed(ready, tmp_path):
     path.write_bytes(gzip.compress(lines(500)))
     with path.open("rb") as file:
         assert ready.ingest("jsonl", "-", stdin=file).counted == 500
-    with path.open("rb") as file:
-        assert ready.ingest("jsonl", "-", stdin=file).duplicate == 500
     assert ready.ingest("jsonl", "-", input=path.read_bytes()).duplicate == 500
     assert up(ready) == [(500, sum(range(500)))]
 

@@ -72,6 +72,9 @@ def test_the_settings_say_so(tmp_path):
         "[limits.keys]\n0123456789ab = -1",
         "[limits.keys]\n0123456789ab = true",
         "[limits]\nserver = 'secret@host'",
+        "[limits]\nserver = 'http://:secret@host'",
+        "[limits]\nserver = 'redis://:secret@host:port'",
+        "[limits]\nserver = 'redis://'",
         "[limits]\nbaishan = -1",
     ],
 )

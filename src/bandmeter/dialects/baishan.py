@@ -252,7 +252,8 @@ def _render(call: Call, statistic: Statistic, answer: SeriesAnswer) -> Reply:
 
 _POINT = {
     "type": "array",
-    "prefixItems": [{"type": "integer"}, {"type": "number", "exclusiveMinimum": 0}],
+    "description": "The Unix time of the bucket's start, and its value.",
+    "items": {"type": "number", "exclusiveMinimum": 0},
     "minItems": 2,
     "maxItems": 2,
 }

@@ -7,7 +7,6 @@ cannot be counted refuses nobody: it is logged, `/readyz` warns, and requests pa
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import hashlib
@@ -15,7 +14,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -105,21 +104,28 @@ class SharedFile:
     async def count(self, rule: Rule, minute: int) -> int:
         """Count one request; beyond one too many nothing is counted any more."""
         start, digest = _place(rule.name)
-        with self._locked(start):
-            at = self._memory.find(digest, start, start + _GROUP_BYTES)
-            if at < 0:
-                at = self._free(start, minute)
+        with self._threads:
+            fcntl.lockf(self._file, fcntl.LOCK_EX, _GROUP_BYTES, start)
+            try:
+                return self._count(start, digest, minute, rule.most)
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN, _GROUP_BYTES, start)
+
+    def _count(self, start: int, digest: bytes, minute: int, most: int) -> int:
+        at = self._memory.find(digest, start, start + _GROUP_BYTES)
+        if at < 0:
+            at = self._free(start, minute)
+            window, count = minute, 0
+        else:
+            _, window, count = _SLOT.unpack_from(self._memory, at)
+            # A request that read the clock just before the minute turned belongs to the minute that others began.
+            # Any other minute is over, or from before the clock was set.
+            if window not in (minute, minute + 1):
                 window, count = minute, 0
-            else:
-                _, window, count = _SLOT.unpack_from(self._memory, at)
-                # A request that read the clock just before the minute turned belongs to the minute that others began.
-                # Any other minute is over, or from before the clock was set.
-                if window not in (minute, minute + 1):
-                    window, count = minute, 0
-            if count <= rule.most:
-                count += 1
-                _SLOT.pack_into(self._memory, at, digest, window, count)
-            return count
+        if count <= most:
+            count += 1
+            _SLOT.pack_into(self._memory, at, digest, window, count)
+        return count
 
     async def check(self) -> None:
         """Nothing to check: the memory is there."""
@@ -135,15 +141,6 @@ class SharedFile:
             if _SLOT.unpack_from(self._memory, at)[1] not in (minute, minute + 1):
                 return at
         raise CountError("more keys are in use than the file has room for")
-
-    @contextlib.contextmanager
-    def _locked(self, start: int) -> Iterator[None]:
-        with self._threads:
-            fcntl.lockf(self._file, fcntl.LOCK_EX, _GROUP_BYTES, start)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN, _GROUP_BYTES, start)
 
 
 @functools.lru_cache(maxsize=GROUPS * SLOTS_PER_GROUP)
