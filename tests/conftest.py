@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bandmeter.domain.contracts import Reject
 from bandmeter.domain.grid import Resolution, Span
@@ -29,9 +29,11 @@ NOW_MS = 1_795_392_000_000  # the same
 EVER = Span(0, 4_102_444_800)
 
 # Examples are the same in every run of CI; elsewhere each run has others, and a failure prints how to repeat it.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-hypothesis.settings.register_profile("here", deadline=None, print_blob=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+# A fixture is shared by a test's examples: ours only say where files may be written.
+SHARED = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+settings.register_profile("ci", derandomize=True, **SHARED)
+settings.register_profile("here", **SHARED)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 class Meter:

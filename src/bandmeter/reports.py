@@ -42,7 +42,6 @@ from bandmeter.domain.usage import ZERO, Columns, Counters, Side
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
 
-BILLED_BY_SUCCESS = frozenset({"unlocker", "serp"})  # networks whose billable requests are the successful ones
 NO_ROWS = Columns()
 ZONE_NOT_FOUND = "Zone not found"  # the same whether the zone exists in another account or nowhere
 
@@ -203,8 +202,8 @@ class Reports:
             unit = price.unit
             billed = used if trial_end <= month.start else self._total_from(zone, month, trial_end)
             amount = money.add(amount, price.cost(price.parse(found[1]), billed))
-        requests = counters.successes if zone.network in BILLED_BY_SUCCESS else counters.requests
-        return Cost(counters.bytes_up + counters.bytes_down, requests, amount, unit)
+        size = counters.bytes_up + counters.bytes_down
+        return Cost(size, counters.requests, counters.successes, amount, unit)
 
     def _total_from(self, zone: Zone, span: Span, start: int) -> Counters:
         return ZERO if start >= span.end else self.store.total(zone.number, zone.side, Span(start, span.end))

@@ -259,6 +259,35 @@ def test_a_replaced_file_that_begins_as_the_old_one(meter, log, kept):
     assert counted(meter) == before
 
 
+def test_a_file_that_lost_its_end_and_went_on_is_a_new_file(meter, log):
+    """It is shorter than what was counted of it, and begins alike; only its newer times tell it from an older copy."""
+    log.write_bytes(lines(0, 200))
+    meter.feed(log)
+    log.write_bytes(lines(0, 80) + lines(300, 350))
+    report = meter.feed(log)
+    assert report.outcomes == Outcomes(130, counted=130)
+    assert report.notes == (source.REPLACED,)
+    assert meter.feed(log).outcomes == again(130)
+    assert counted(meter) == sums((0, 200), (0, 80), (300, 350))
+
+
+def test_a_new_file_at_a_known_path_is_said(meter, log):
+    """Truncated, replaced or rotated: the operator is told that it was counted as a new file."""
+    log.write_bytes(lines(0, 20))
+    assert meter.feed(log).notes == ()
+    log.write_bytes(lines(500, 510))
+    assert meter.feed(log).notes == (source.REPLACED,)
+
+
+def test_an_empty_file_says_nothing(meter, log, tmp_path):
+    """A log that was just rotated is empty, and no news."""
+    log.write_bytes(lines(0, 200))
+    meter.feed(log)
+    empty = tmp_path / "empty.log"
+    empty.write_bytes(b"")
+    assert meter.feed(empty).notes == ()
+
+
 def test_a_file_rotated_between_two_looks_of_one_ingest(meter, log, tmp_path, monkeypatch):
     """The path names another file by the time it is read: neither loses what the other has counted."""
     log.write_bytes(lines(0, 100))

@@ -20,6 +20,7 @@ echo "$(basename "$0") $*" >> "$CALLS"
 case "$*" in
   "-c import sys; "*) exit ${TOO_OLD:-0} ;;
   "-m venv .venv") mkdir -p .venv/bin; for n in python ruff mypy lint-imports; do cp "$0" .venv/bin/$n; done ;;
+  "-m venv .venv/clients") mkdir -p .venv/clients/bin; cp "$0" .venv/clients/bin/python ;;
   "-m pip "*) exit ${NO_NETWORK:-0} ;;
   "--version") echo "Python 3.12.0" ;;
 esac
@@ -35,9 +36,11 @@ class Machine:
         for name in ("Makefile", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "requirements", folder / "requirements")
-        python = folder / "played-python"
-        python.write_text(PLAYED)
-        python.chmod(0o755)
+        shutil.copytree(ROOT / "tests" / "clients", folder / "tests" / "clients")
+        for program in (folder / "played-python", folder / "programs" / "npm"):
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(PLAYED)
+            program.chmod(0o755)
 
     def make(self, *arguments, **environment):
         """Run make; the finished process. GNU make of an outer run must not be felt."""
@@ -45,7 +48,9 @@ class Machine:
         return subprocess.run(
             ["make", *arguments, f"PYTHON={self.folder}/played-python"],
             cwd=self.folder,
-            env=outer | {"CALLS": str(self.calls_file)} | environment,
+            env=outer
+            | {"CALLS": str(self.calls_file), "PATH": f"{self.folder}/programs:{outer['PATH']}"}
+            | environment,
             capture_output=True,
             text=True,
             check=False,
@@ -127,8 +132,10 @@ def test_a_python_is_found_without_being_named():
 
 def test_test_brings_what_the_tests_need_and_passes_arguments_on(machine):
     machine.make("test", "ARGS=-k catalog")
-    *_, development, tests = machine.calls()
+    *_, development, _, clients, npm, tests = machine.calls()
     assert development.endswith("--require-hashes --requirement requirements/dev.txt")
+    assert clients.endswith("--require-hashes --requirement requirements/clients.txt")
+    assert npm.startswith("npm ci --prefix .venv/clients --ignore-scripts")
     assert tests.startswith("python -m pytest -n 2 --dist loadfile")
     assert tests.endswith("-k catalog")
 
@@ -142,7 +149,7 @@ def test_clean_removes_what_was_made_and_nothing_else(machine):
     machine.make("install")
     assert machine.make("clean").returncode == 0
     left = {path.name for path in machine.folder.iterdir()}
-    assert left == {"Makefile", "pyproject.toml", "requirements", "played-python", "calls.txt"}
+    assert left == {"Makefile", "pyproject.toml", "requirements", "tests", "played-python", "programs", "calls.txt"}
 
 
 # ---------------------------------------------------------------- .ci/run

@@ -124,6 +124,9 @@ class Store(Protocol):
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
         """The sources of that name whose content begins like `head`, as far as both go."""
 
+    def has_path(self, name: str, path: str) -> bool:
+        """Whether a source of that name was last seen at `path`."""
+
     def write(self, batch: Batch) -> int:
         """Write the batch in one transaction, durably; the source's number.
 

@@ -130,11 +130,14 @@ class CostQuestion:
 class Cost(NamedTuple):
     """What a zone's traffic in a span costs. `amount` is exact: whoever shows it rounds, once.
 
+    `successes` are those of the `requests` that were answered with 2xx or 404.
+
     `unit` is what the plan bills: "bytes", "requests", or "" without a plan.
     """
 
     bytes: int
     requests: int
+    successes: int
     amount: Decimal
     unit: str
 

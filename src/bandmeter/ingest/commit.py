@@ -6,6 +6,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Self
 
+from bandmeter.domain.usage import Outcomes
+
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Batch, Store
 
@@ -21,6 +23,7 @@ class Committer:
 
     def __init__(self, store: Store, number: int) -> None:
         self.number = number
+        self.done = Outcomes()  # what was committed
         self._store = store
         self._queue: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES_MAX)
         self._error: BaseException | None = None
@@ -63,3 +66,4 @@ class Committer:
         if not number:
             raise Moved
         self.number = number
+        self.done = self.done.plus(batch.after.outcomes.minus(batch.before.outcomes))

@@ -88,6 +88,16 @@ class Decoder:
         keys = self._db.execute("SELECT DISTINCT account, zone, identity FROM folded WHERE flags IS NOT NULL")
         return counts[0], counts[1], keys.fetchall()
 
+    def newest_ms(self, path: str, now_ms: int) -> int | None:
+        """The newest time of the file's records; None when none can be read."""
+        try:
+            row = self._db.execute(
+                f"SELECT max(time_ms) FROM ({self._judged_sql(path, now_ms)}) WHERE NOT is_bad",
+            ).fetchone()
+        except duckdb.Error:
+            return None
+        return row[0] if row else None
+
     def place(self, numbers: dict[Key, int]) -> dict[str, Any]:
         """The folded groups of these keys, as columns of 64-bit integers, with their key's number."""
         columns = [list(column) for column in zip(*((*key, n) for key, n in numbers.items()), strict=True)]

@@ -40,7 +40,7 @@ REJECTS_BATCH_BYTES = 65_536  # a batch as small as this is not divided
 HEADER_BYTES_MAX = 65_536
 READ_BYTES = 1 << 20
 # So many first lines, none of which has the format's form, are a wrong --format and not damage.
-WRONG_FORMAT_LINES = 100
+WRONG_FORMAT_LINES = 20
 SHAPE_REASONS = frozenset({"not_json", "torn_line", "corrupt", "bad_time"})
 
 
@@ -100,12 +100,13 @@ class Pipeline:
         Raises `input_invalid` when the file cannot be read or is not of the format; what was committed stays.
         """
         with source.seekable(path, self._folder) as real_path:
+            earlier = Outcomes()
             while True:
                 run = _FileRun(self, real_path, path, job, progress)
                 try:
-                    return run.ingest()
+                    return run.ingest(earlier)
                 except Moved:
-                    continue
+                    earlier = earlier.plus(run.done)  # ours, and not another process's
 
 
 class _FileRun:
@@ -127,14 +128,18 @@ class _FileRun:
         self._found = source.find(self._store, job.source_name, job.format.name, real_path)
         self._state = self._found.state._replace(path=path)
         self._notes = [self._found.note] if self._found.note else []
+        if not self._state.number and path != source.STDIN and self._store.has_path(job.source_name, path):
+            self._notes = [source.REPLACED]
+        self.done = Outcomes()
         self._is_stopped = False
         self._tail = b""  # the last bytes before the position, for its check
 
-    def ingest(self) -> FileReport:
-        first = self._state
-        if self._found.is_older_copy:
+    def ingest(self, earlier: Outcomes) -> FileReport:
+        """Count to the end. `earlier`: what this run has counted of the file before another process moved it on."""
+        if self._found.is_shorter and self._is_older_copy():
             return self._note_older_copy()
-        seen = first.outcomes.received - first.outcomes.duplicate
+        first = self._state
+        seen = max(0, first.outcomes.received - first.outcomes.duplicate - earlier.received)
         self._decoder = self._make_decoder()
         with source.opened(self._path) as content, Committer(self._store, first.number) as committer:
             content.skip_to(max(0, first.position - source.CHECK_BYTES))
@@ -143,17 +148,40 @@ class _FileRun:
                 raise Moved  # another file has taken the path since it was looked at
             if not first.position and self._state.position:  # the header line
                 self._tail = content.read(self._state.position)
-            self._count(content, committer)
-            committer.finish()
+            try:
+                self._count(content, committer)
+                committer.finish()
+            finally:
+                self.done = committer.done
             self._state = self._state._replace(number=committer.number)
             if content.is_torn:
                 self._notes.append("the compressed file ends in the middle: counted up to there")
         if seen:
             self._store.note_duplicates(first.number, seen)
         outcomes = self._state.outcomes.minus(first.outcomes).plus(Outcomes(received=seen, duplicate=seen))
-        return self._report(outcomes)
+        return self._report(outcomes.plus(earlier))
+
+    def _is_older_copy(self) -> bool:
+        """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file."""
+        decoder, counted_ms = self._make_decoder(), self._state.newest_ms
+        with source.opened(self._path) as content:
+            has_ended = False
+            while not has_ended:
+                has_ended = self._scratch.fill(content.read_into, self._scratch.size)
+                cut = self._scratch.rfind(b"\n") + 1
+                content.push_back(self._scratch.bytes(cut))
+                has_ended = has_ended or not cut
+                self._scratch.cut(cut)
+                newest_ms = decoder.newest_ms(self._scratch.path, self._clock_ms()) if cut else None
+                if newest_ms is not None and (counted_ms is None or newest_ms > counted_ms):
+                    new = source.new(self._state.name, self._state.format, self._shown_path)
+                    self._found = self._found._replace(state=new, is_shorter=False)
+                    self._state, self._notes = new, [source.REPLACED]
+                    return False
+        return True
 
     def _note_older_copy(self) -> FileReport:
+        self._notes = [source.OLDER_COPY]
         with source.opened(self._path) as content:
             lines = sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
         lines -= bool(self._job.format.has_header and not self._job.columns)

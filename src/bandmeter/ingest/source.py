@@ -152,20 +152,32 @@ def _is_pipe(path: str) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
+REPLACED = "it was truncated or replaced: counted as a new file"
+OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
+
+
 class Found(NamedTuple):
     """A content's source: its state so far (number 0: new), what else was known, and what to tell the operator."""
 
     state: SourceState
     considered: int
     note: str = ""
-    is_older_copy: bool = False
+    is_shorter: bool = False  # than what was counted of `state`, and the same as far as can be told
     head: bytes = b""
+
+
+def new(name: str, log_format: str, path: str) -> SourceState:
+    """A source of which nothing is counted yet."""
+    return SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
 
 
 def find(store: Store, name: str, log_format: str, path: str) -> Found:
     """Find the source that a file's content belongs to, and how far it was counted."""
+    fresh = new(name, log_format, path)
     with opened(path) as content:
         head = without_secrets(content.read(HEAD_BYTES))
+        if not head:
+            return Found(fresh, 0)
         known = store.find_sources(name, head)
         considered = max((state.number for state in known), default=0)
         fits = None
@@ -178,11 +190,9 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
                 longer = state
     if fits:
         return Found(fits, considered, head=head)
-    new = SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
     if longer:
-        note = "shorter than what was counted of it: an older copy, nothing was added"
-        return Found(longer, considered, note, is_older_copy=True, head=head)
-    return Found(new, considered, "it was truncated or replaced: counted as a new file" if known else "", head=head)
+        return Found(longer, considered, is_shorter=True, head=head)
+    return Found(fresh, considered, REPLACED if known else "", head=head)
 
 
 def _look_at(content: Content, state: SourceState) -> tuple[int, bytes]:

@@ -38,6 +38,9 @@ class MemoryStore:
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
         return [s for s in self._sources.values() if s.name == name and overlaps(s.head, head)]
 
+    def has_path(self, name: str, path: str) -> bool:
+        return any((s.name, s.path) == (name, path) for s in self._sources.values())
+
     def write(self, batch: Batch) -> int:
         with self._lock:
             before = self._sources.get(batch.before.number)

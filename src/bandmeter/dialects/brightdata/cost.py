@@ -65,7 +65,7 @@ def _bucket(cost: Cost, shown: dict[str, str], billed: str) -> dict[str, Any]:
     if cost.unit == "bytes" and cost.bytes:
         bucket["gbs"] = rounded(Decimal(cost.bytes).scaleb(-9), PLACES)
     if cost.unit == "requests":
-        bucket[billed] = cost.requests
+        bucket[billed] = cost.successes
     return bucket | {"range": shown}
 
 

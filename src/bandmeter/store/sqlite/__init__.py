@@ -66,12 +66,15 @@ _SERIES = {
 
 
 class _Availability:
-    """Turns SQLite's operational errors (locked, full, unreadable) into `unavailable`, which clients may retry."""
+    """Turns what SQLite says into our errors: locked, full or unreadable is `unavailable`, which clients may retry."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, sqlite3.IntegrityError) and "REAL" in str(error):
+            sentence = "A sum would pass 64 bits, and was not stored: a record of this batch is wrong."
+            raise BandmeterError(errors.FAILURE, sentence) from error
         if isinstance(error, sqlite3.OperationalError):
             sentence = f"The usage store cannot be used now ({error}): look at the disk with `bandmeter doctor`."
             raise BandmeterError(errors.UNAVAILABLE, sentence) from error
@@ -140,6 +143,10 @@ class SqliteStore:
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
         return writing.find_sources(self._reader, name, head)
 
+    def has_path(self, name: str, path: str) -> bool:
+        found = self._reader.execute("SELECT 1 FROM source WHERE name = ? AND path = ? LIMIT 1", [name, path])
+        return found.fetchone() is not None
+
     def write(self, batch: Batch) -> int:
         with self._transaction() as db:
             number = writing.move_source(db, batch)
@@ -168,7 +175,7 @@ class SqliteStore:
             numbers = {}
             for key in wanted:
                 found = writing.find_identity(db, key)
-                if found is None and new < self.identities_per_day:
+                if found is None and new < self.identities_per_day and key[0] != usage.OTHERS:
                     found, new = writing.add_identity(db, key, day), new + 1
                 numbers[key] = found if found is not None else writing.find_or_add_identity(db, (usage.OTHERS, key[1]))
             return numbers

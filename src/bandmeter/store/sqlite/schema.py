@@ -28,6 +28,7 @@ SCHEMA = (
         newest_ms INTEGER, committed_ms INTEGER, note TEXT NOT NULL,
         CHECK (received = counted + duplicate + no_target + unattributed + rejected)) STRICT""",
     f"CREATE INDEX source_head ON source (name, substr(head, 1, {INDEXED_HEAD_BYTES}))",
+    "CREATE INDEX source_path ON source (path)",
     f"CREATE INDEX source_short ON source (name) WHERE length(head) < {INDEXED_HEAD_BYTES}",
     """CREATE TABLE reject (
         source INTEGER NOT NULL, line INTEGER NOT NULL, byte INTEGER NOT NULL, field TEXT NOT NULL,

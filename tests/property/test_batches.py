@@ -1,0 +1,129 @@
+"""Law 3: batches sent twice, lost, or cut short by a crash anywhere leave what one undisturbed run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandmeter.domain.usage import Outcomes
+from bandmeter.store import SqliteStore
+
+TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
+USERS = [b"cust-acme-zone-res-session-%d", b"stranger%d", b"shop.test", b"cust-acme-zone-res"]
+
+
+class CrashError(Exception):
+    """The process died."""
+
+
+class UnreliableStore(SqliteStore):
+    """Dies before or after the commit, or hears of a batch twice, as `fate` says."""
+
+    def __init__(self, path, fate):
+        super().__init__(path)
+        self.fate = fate
+
+    def write(self, batch):
+        event = next(self.fate, "fine")
+        if event == "dies before":
+            raise CrashError
+        if event == "dies within":
+            self._writer.set_authorizer(lambda action, *_: 1 if action == 18 else 0)  # no INSERT of rejects or newest
+            try:
+                super().write(batch)
+            except Exception as error:
+                raise CrashError from error
+            finally:
+                self._writer.set_authorizer(None)
+        number = super().write(batch)
+        if event == "twice":
+            assert super().write(batch) == 0
+        if event == "dies after":
+            raise CrashError
+        return number
+
+
+def log(seed, count):
+    """Lines of several owners over an hour, some of which cannot be read."""
+    draw = random.Random(seed)
+    for i in range(count):
+        user = draw.choice(USERS)
+        user = user % (i % 7) if b"%" in user else user
+        up = b"-1" if draw.random() < 0.1 else b"%d" % draw.randrange(10**6)
+        yield b"%d.5\t%s\t%s\t%d\n" % (1_795_132_800 + draw.randrange(3600), user, up, i)
+
+
+def zones(meter):
+    meter.add_zone("acme", "res", "res")
+    meter.add_zone("acme", "shop.test", "cdn", ["shop.test"])
+    return meter
+
+
+COLUMNS = ("time", "identity", "bytes_up", "bytes_down")
+FATES = st.lists(st.sampled_from(["fine", "dies before", "dies within", "dies after", "twice"]), max_size=25)
+
+
+@settings(max_examples=8 * TIMES_MORE)
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 700), batch_bytes=st.integers(4096, 20_000), fates=FATES)
+def test_a_run_that_dies_again_and_again(make_meter, seed, count, batch_bytes, fates):
+    """Begun anew each time, it ends where a run without trouble ends: sums, counts, rejects and position."""
+    content = b"".join(log(seed, count))
+    calm = zones(make_meter())
+    calm.feed(content, "tsv", columns=COLUMNS)
+    (expected,) = calm.store.sources()
+    with tempfile.TemporaryDirectory() as folder:
+        fate = iter(fates)
+        for _ in range(len(fates) + 1):
+            store = UnreliableStore(Path(folder) / "usage.db", fate)
+            tried = zones(make_meter(store=store, batch_bytes=batch_bytes))
+            with contextlib.closing(store):
+                try:
+                    tried.feed(content, "tsv", columns=COLUMNS)
+                except CrashError:
+                    assert store.check() == []
+                    assert tried.outcomes().adds_up
+                    continue
+                assert tried.rows() == calm.rows()
+                assert tried.rejects() == calm.rejects()
+                (state,) = store.sources()
+                assert (state.position, state.lines, state.head) == (expected.position, expected.lines, expected.head)
+                assert state.outcomes._replace(received=0, duplicate=0) == expected.outcomes._replace(received=0)
+                assert state.newest_ms == expected.newest_ms
+                assert store.check() == []
+                return
+        raise AssertionError("it never ended")
+
+
+@settings(max_examples=8 * TIMES_MORE)
+@given(
+    seed=st.integers(0, 2**32),
+    cuts=st.lists(st.floats(0, 1), max_size=8),
+    batches=st.lists(st.integers(4096, 9000), min_size=9, max_size=9),
+    count=st.integers(1, 400),
+)
+def test_a_file_seen_at_any_lengths(make_meter, seed, cuts, batches, count):
+    """Grown, looked at, shrunk to an older copy, grown again, with other batches each time."""
+    content = b"".join(log(seed, count))
+    calm = zones(make_meter())
+    calm.feed(content, "tsv", columns=COLUMNS)
+    watched = zones(make_meter())
+    longest = 0
+    for cut, batch_bytes in zip([*cuts, 1.0], batches, strict=False):
+        watched.batch_bytes = batch_bytes
+        part = content[: int(cut * len(content))]
+        report = watched.feed(part, "tsv", columns=COLUMNS)
+        new = max(0, part.count(b"\n") - longest)
+        longest += new
+        assert report.outcomes.adds_up
+        assert report.outcomes.received - report.outcomes.duplicate == new
+    assert watched.rows() == calm.rows()
+    assert watched.rejects() == calm.rejects()
+    assert watched.outcomes()._replace(received=0, duplicate=0) == calm.outcomes()._replace(received=0)
+    assert calm.outcomes().received == count
+    assert calm.outcomes() != Outcomes()

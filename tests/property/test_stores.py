@@ -1,0 +1,286 @@
+"""Stores: SQLite does what the dictionary does; a batch twice is a batch once; hours and days agree; sums never wrap."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from array import array
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandmeter.domain.contracts import Batch, Reject, SourceState
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.tenancy import Zone
+from bandmeter.domain.usage import OTHERS, ROW, SIDED, UNSIDED, Outcomes, Side, pack
+from bandmeter.store import MemoryStore, SqliteStore
+
+TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
+START = 1_795_132_800
+EVER = Span(0, START + 10 * 86_400)
+ZONES = [Zone(1, "acme", "res", "res"), Zone(2, "acme", "cdn", "cdn", side=Side.CLIENT)]
+DIMENSIONS = [pack(), pack(scheme="https"), pack(scheme="http", network="res", ip_version="6"), pack(network="cdn")]
+IDENTITIES = ["alice", "bob", "carol", OTHERS]
+NEW = SourceState(0, "files", "jsonl", "/log", b"", 0, b"", 0, "", Outcomes(), None, None, "")
+
+COUNTERS = st.lists(st.one_of(st.just(0), st.integers(0, 2**50)), min_size=8, max_size=8)
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2, "alice", "bob", "carol", OTHERS]),
+        st.sampled_from([UNSIDED, SIDED]),
+        st.one_of(st.integers(0, 3), st.integers(0, 600)),  # 5-minute buckets, in two days
+        st.sampled_from(DIMENSIONS),
+        COUNTERS,
+    ),
+    max_size=12,
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 2), ROWS, st.integers(1, 10_000)),
+        st.tuples(st.just("again"), st.integers(0, 2)),
+        st.tuples(st.just("stale"), st.integers(0, 2), ROWS),
+        st.tuples(st.just("duplicates"), st.integers(0, 2), st.integers(0, 100)),
+        st.tuples(st.just("number"), st.lists(st.sampled_from(IDENTITIES), min_size=1), st.integers(0, 1)),
+        st.tuples(st.just("claim"), st.sampled_from(IDENTITIES), st.sampled_from(ZONES)),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+class Twins:
+    """Two stores, to which the same is done, and which must answer the same."""
+
+    def __init__(self, folder, bound=2):
+        self.both = (MemoryStore(bound), SqliteStore(Path(folder) / "usage.db", bound))
+        self.states: dict = {}
+        self.last: dict = {}
+        self.claimed: set = set()
+
+    def do(self, name, *arguments):
+        first, second = (getattr(store, name)(*arguments) for store in self.both)
+        assert first == second
+        return first
+
+    def batch(self, source, rows, size):
+        """The source's next batch, with rows of zones and of identities, which are numbered first."""
+        before = self.states.get(source, NEW._replace(name=f"source{source}"))
+        flat, newest = array("q"), {}
+        for owner, side, bucket, dimensions, counters in rows:
+            number = owner if isinstance(owner, int) else self.do("number_identities", [(owner, side)], 5)[owner, side]
+            flat.extend((number, START + 300 * bucket, dimensions, *counters))
+            newest[number] = max(newest.get(number, 0), (START + 300 * bucket) * 1000 + size % 300_000)
+        rejects = [Reject(before.lines + 1, before.position, "time", "bad_time", "why", b"\xff" * (size % 3))] * (
+            size % 2
+        )
+        after = before._replace(
+            head=(before.head + b"h" * size)[:4096],
+            position=before.position + size,
+            check=size.to_bytes(4, "big"),
+            lines=before.lines + 1 + len(rejects),
+            outcomes=before.outcomes.plus(Outcomes(1 + len(rejects), counted=1, rejected=len(rejects))),
+            newest_ms=max(newest.values(), default=before.newest_ms),
+        )
+        return Batch(before, after, flat, newest, rejects, 1_000 + size)
+
+    def write(self, source, rows, size):
+        batch = self.batch(source, rows, size)
+        number = self.do("write", batch)
+        assert number > 0
+        (self.states[source],) = [s for s in self.both[0].sources() if s.number == number]
+        self.last[source] = batch
+
+    def step(self, name, *rest):
+        if name == "write":
+            self.write(*rest)
+        elif name == "again" and rest[0] in self.last:
+            assert self.do("write", self.last[rest[0]]) == 0
+        elif name == "stale" and rest[0] in self.states:
+            batch = self.batch(rest[0], rest[1], 7)
+            late = batch.before._replace(position=batch.before.position + 1)
+            assert self.do("write", batch._replace(before=late)) == 0
+        elif name == "duplicates" and rest[0] in self.states:
+            self.do("note_duplicates", self.states[rest[0]].number, rest[1])
+        elif name == "number":
+            self.do("number_identities", [(identity, SIDED) for identity in rest[0]], rest[1])
+        elif name == "claim" and rest[0] not in self.claimed:
+            self.claimed.add(rest[0])
+            self.do("claim", *rest)
+
+    def compare(self):
+        """Every answer is the same, the resolutions agree, and law 2 holds for each source."""
+        waiting = self.do("unattributed")
+        numbers = [zone.number for zone in ZONES] + [u.number for u in waiting] + [99]
+        self.do("committed_ms")
+        self.do("newest_ms", numbers)
+        for number in numbers:
+            self.do("newest_ms", [number])
+        for state in self.do("sources"):
+            assert state.outcomes.adds_up
+            self.do("rejects", state.number, 2)
+            for head in (state.head, state.head[:20], state.head + b"more", b"other"):
+                self.do("find_sources", state.name, head)
+        for side in Side:
+            found = [self.do("read", numbers, side, r, EVER) for r in Resolution]
+            for number in numbers:
+                total = self.do("total", number, side, EVER)
+                for rows in found:
+                    columns = rows.get(number)
+                    assert tuple(total) == tuple(map(sum, columns[2:])) if columns else not any(total)
+                assert total == self.do("total", number, side, Span(0, START + 300)).plus(
+                    self.do("total", number, side, Span(START + 300, EVER.end))
+                )
+            for span in (Span(START + 3600, START + 86_400), Span(START, START), Span(START + 300, START + 900)):
+                self.do("read", numbers, side, Resolution.FIVE_MINUTES, span)
+                for number in numbers:
+                    self.do("total", number, side, span)
+        assert self.do("check") == []
+
+    def close(self):
+        for store in self.both:
+            store.close()
+
+
+@settings(max_examples=100 * TIMES_MORE)
+@given(steps=STEPS)
+def test_sqlite_does_what_the_dictionary_does(steps):
+    """Whatever is written, written again, written too late, numbered or claimed, in any order."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Twins(folder)) as twins:
+        for step in steps:
+            twins.step(*step)
+        twins.compare()
+
+
+@settings(max_examples=40 * TIMES_MORE)
+@given(rows=ROWS, more=ROWS, zone=st.sampled_from(ZONES))
+def test_a_claim_moves_the_history_and_what_comes_later(rows, more, zone):
+    """Claimed before, between or after: the zone has the same in the end."""
+    ends = []
+    for when in (0, 1, 2):
+        with tempfile.TemporaryDirectory() as folder, contextlib.closing(Twins(folder, bound=9)) as twins:
+            for i, part in enumerate((rows, more)):
+                batch = twins.batch(0, part, 10 + i)  # attributed before the claim …
+                if when == i:
+                    for identity in ("alice", "bob"):
+                        twins.do("claim", identity, zone)
+                assert twins.do("write", batch)  # … and written after it
+                (twins.states[0],) = twins.both[0].sources()
+            if when == 2:
+                for identity in ("alice", "bob"):
+                    twins.do("claim", identity, zone)
+            twins.compare()
+            ends.append(
+                [twins.do("read", [1, 2], side, r, EVER) for side in Side for r in Resolution]
+                + [twins.do("newest_ms", [number]) for number in (1, 2)]
+            )
+    assert ends[0] == ends[1] == ends[2]
+
+
+# ---------------------------------------------------------------- sums near 2^63
+
+HALF = 2**62
+
+
+def row(zone, bucket, value, dimensions=0):
+    return (zone, START + 300 * bucket, dimensions, 1, 1, value, 0, 0, 0, 0, 0)
+
+
+OVERFLOWS = {
+    "of rows with one key in a batch": [[row(1, 0, HALF), row(1, 0, HALF)]],
+    "of three of them, which would wrap to a positive number": [[row(1, 0, HALF * 2 - 1)] * 3],
+    "of an hour in a batch": [[row(1, 0, HALF), row(1, 1, HALF)]],
+    "of a day in a batch": [[row(1, 0, HALF), row(1, 100, HALF)]],
+    "of 5 minutes, over batches": [[row(1, 0, HALF)], [row(1, 0, HALF)]],
+    "of an hour, over batches": [[row(1, 0, HALF)], [row(1, 1, HALF)]],
+    "of a day, over batches": [[row(1, 0, HALF)], [row(1, 100, HALF)]],
+}
+
+
+def everything(store):
+    return (
+        store.sources(),
+        store.unattributed(),
+        store.check(),
+        store.newest_ms([1, 2, -1]),
+        [store.read([1, 2, -1], side, r, EVER) for side in Side for r in Resolution],
+    )
+
+
+@pytest.mark.parametrize("name", OVERFLOWS)
+def test_a_sum_beyond_64_bits_fails_loudly_and_changes_nothing(tmp_path, name):
+    store = SqliteStore(tmp_path / "usage.db")
+    state = NEW
+    *fine, last = OVERFLOWS[name]
+    for rows in [[row(2, 0, 5)], *fine]:
+        after = state._replace(position=state.position + 1, head=b"h", outcomes=state.outcomes.plus(Outcomes(1, 1)))
+        assert store.write(Batch(state, after, array("q", sum(rows, ())), {1: 1}, [], 5)) == 1
+        (state,) = store.sources()
+    before = everything(store)
+    after = state._replace(position=state.position + 1)
+    with pytest.raises((BandmeterError, sqlite3.Error, OverflowError)):
+        store.write(Batch(state, after, array("q", sum(last, ())), {1: 2}, [], 6))
+    assert everything(store) == before
+    assert store.write(Batch(state, after, array("q", row(1, 200, 1)), {1: 2}, [], 6)) == 1  # and it goes on
+    assert store.check() == []
+    store.close()
+
+
+def test_a_claim_beyond_64_bits_fails_loudly_and_changes_nothing(tmp_path):
+    store = SqliteStore(tmp_path / "usage.db")
+    number = store.number_identities([("alice", SIDED)], 1)["alice", SIDED]
+    rows = array("q", (*row(1, 0, HALF, pack(network="res")), *row(number, 3, HALF)))
+    store.write(Batch(NEW, NEW._replace(position=1), rows, {1: 1, number: 1}, [], 5))
+    before = everything(store)
+    with pytest.raises((BandmeterError, sqlite3.Error, OverflowError)):
+        store.claim("alice", ZONES[0])
+    assert everything(store) == before
+    store.close()
+
+
+def test_the_largest_sum_is_kept(tmp_path):
+    store = SqliteStore(tmp_path / "usage.db")
+    rows = array("q", (*row(1, 0, HALF), *row(1, 0, HALF - 1)))
+    store.write(Batch(NEW, NEW._replace(position=1), rows, {1: 1}, [], 5))
+    assert [store.read([1], Side.TARGET, r, EVER)[1].bytes_up for r in Resolution] == [[2**63 - 1]] * 3
+    assert store.total(1, Side.TARGET, EVER).bytes_up == 2**63 - 1
+    store.close()
+
+
+# ---------------------------------------------------------------- a disk that fails
+
+
+def test_a_full_disk_changes_nothing(tmp_path):
+    """The batch that did not fit is not counted, in no part; and there is room again, it is."""
+    store = SqliteStore(tmp_path / "usage.db")
+    (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
+    store._writer.execute(f"PRAGMA max_page_count = {pages + 4}")
+    rows = array("q", (n for i in range(20_000) for n in row(1 + i % 7, i, i)))
+    batch = Batch(NEW, NEW._replace(position=1), rows, {1: 1}, [], 5)
+    before = everything(store)
+    with pytest.raises(BandmeterError, match="full"):
+        store.write(batch)
+    assert everything(store) == before
+    store._writer.execute("PRAGMA max_page_count = 1000000")
+    assert store.write(batch) == 1
+    assert store.check() == []
+    store.close()
+
+
+def test_check_finds_what_is_wrong(tmp_path):
+    """A store whose hours, or days, or 5 minutes were changed by somebody else says so."""
+    assert len(ROW) == 11
+    for table in ("usage_5m", "usage_hour", "usage_day"):
+        for change in ("SET client_bytes_up = client_bytes_up + 1", "SET dimensions = dimensions + 1", None):
+            store = SqliteStore(tmp_path / f"{table}{change}.db")
+            rows = array("q", (*row(1, 0, 5), *row(1, 20, 6), *row(2, 0, 7)))
+            store.write(Batch(NEW, NEW._replace(position=1), rows, {1: 1}, [], 5))
+            assert store.check() == []
+            where = "WHERE zone = 1 AND bucket = (SELECT min(bucket) FROM " + table + ")"
+            store._writer.execute(f"UPDATE {table} {change} {where}" if change else f"DELETE FROM {table} {where}")
+            assert len(store.check()) > 0, (table, change)
+            store.close()
