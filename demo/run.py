@@ -76,6 +76,7 @@ def later(text: bytes, seconds: int) -> bytes:
 
 def move_logs(folder: Path) -> None:
     """Copy every log into `folder` with its times moved."""
+    folder.parent.mkdir(mode=0o700, parents=True)  # as `bandmeter` itself makes a data folder
     newest = now_seconds() - MARGIN_SECONDS
     for days, names in zip(range(len(CAPTURED) - 1, -1, -1), CAPTURED, strict=True):
         texts = [(ROOT / LOGS / name).read_bytes() for name in names]

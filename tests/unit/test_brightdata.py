@@ -188,3 +188,18 @@ def test_each_endpoint_is_served_in_both_forms_under_the_dialects_prefixes():
 
 def test_a_code_that_http_never_meets_is_our_failure():
     assert BRIGHTDATA.render_error(BandmeterError(errors.CONFLICT, "detail")).status == 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2022-11-20T10",
+        "2022-11-20T10Z",
+        "2022-11-20 10:00:00",
+        "2022-11-20t10:00:00z",
+        f"2022-11-20T10:00:00.{'0' * 18}Z",
+    ],
+)
+def test_the_less_usual_forms_of_iso_8601_are_the_same_moment(text):
+    """Python's str(datetime) has a space, others write small letters, hours alone, or more digits than there are."""
+    assert wire.read_date(call(from_=text), "from") == wire.Moment(day("2022-11-20") + 36_000, 0)

@@ -12,13 +12,14 @@ from bandmeter.dialects.brightdata.wire import render_error
 from bandmeter.dialects.brightdata.zones import NEIGHBOURS
 from bandmeter.domain.contracts import Dialect
 
+# Where this vendor answers; what is not served there is refused in its form.
+_PATHS = ("/zone", "/customer", "/status", "/network_status", "/domains", "/costs")
+
 BRIGHTDATA = Dialect(
     name="brightdata",
     title="Bright Data",
     endpoints=(*BANDWIDTH, *MONEY, *NEIGHBOURS),
     credentials=(("bearer", "authorization"),),
     render_error=render_error,
-    prefixes=tuple(
-        f"{prefix}{path}" for prefix in ("", "/api") for path in ("/zone", "/customer", "/status", "/network_status")
-    ),
+    prefixes=tuple(f"{prefix}{path}" for prefix in ("", "/api") for path in _PATHS),
 )

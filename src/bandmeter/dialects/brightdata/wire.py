@@ -70,15 +70,15 @@ _MONTH_DAY = (
     r"|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 )
-_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,9})?)?"
+_TIME = r"(?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,18})?)?)?"
 # A space for the plus, which a query string that was not percent-encoded turns it into.
-_OFFSET = r"(?:Z|[+ -](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
-DATE_PATTERN = f"^({_YEAR}-{_MONTH_DAY}|{_LEAP_YEAR}-02-29)(?:T({_TIME})({_OFFSET})?)?$"
+_OFFSET = r"(?:[Zz]|[+ -](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
+DATE_PATTERN = f"^({_YEAR}-{_MONTH_DAY}|{_LEAP_YEAR}-02-29)(?:[Tt ]({_TIME})({_OFFSET})?)?$"
 _DATE = re.compile(DATE_PATTERN.removesuffix("$"))
 _TAKES = (
     "takes a date from 1970 to 2999: YYYY-MM-DD or ISO 8601 such as 2026-11-22T09:30:00Z or 2026-11-22T09:30+02:00."
 )
-_DATE_SCHEMA = {"type": "string", "pattern": DATE_PATTERN, "maxLength": 35}
+_DATE_SCHEMA = {"type": "string", "pattern": DATE_PATTERN, "maxLength": 64}
 
 
 def _date_parameter(name: str, description: str) -> Parameter:
@@ -118,7 +118,7 @@ def read_date(call: Call, name: str) -> Moment | None:
 
 def _moment(text: str) -> Moment:
     day = dt.datetime(int(text[:4]), int(text[5:7]), int(text[8:10]), tzinfo=dt.UTC)
-    clock, offset = re.fullmatch(r"(.*?)(Z|[+ -][0-9:]*)?", text[11:]).groups()  # type: ignore[union-attr]
+    clock, offset = re.fullmatch(r"(.*?)([Zz]|[+ -][0-9:]*)?", text[11:]).groups()  # type: ignore[union-attr]
     hour, minute, seconds = (*clock.split(":"), "0", "0", "0")[:3] if clock else ("0", "0", "0")
     whole, _, fraction = seconds.replace(",", ".").partition(".")
     second = int(day.timestamp()) + int(hour) * 3600 + int(minute) * 60 + int(whole)
@@ -126,7 +126,7 @@ def _moment(text: str) -> Moment:
 
 
 def _offset_seconds(offset: str) -> int:
-    if offset == "Z":
+    if offset in {"Z", "z"}:
         return 0
     digits = offset[1:].replace(":", "").ljust(4, "0")
     seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
