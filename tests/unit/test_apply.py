@@ -121,9 +121,9 @@ def test_what_is_not_said_stays(catalog):
 def test_what_differs_is_changed_and_told(catalog):
     apply(catalog, FULL)
     zone = {"name": "static", "network": "res", "status": "active", "identities": ["u2"], "plan": PLAN | {"price": 1}}
-    told = apply(catalog, {"accounts": [{"id": "acme", "currency": "USD", "trial_until": None, "zones": [zone]}]})
+    told = apply(catalog, {"accounts": [{"id": "acme", "kind": "personal", "trial_until": None, "zones": [zone]}]})
     assert told == [
-        "account acme: currency 'EUR' → 'USD', trial_until_s 1669852800 → None",
+        "account acme: kind 'team' → 'personal', trial_until_s 1669852800 → None",
         "zone acme/static: network 'dc' → 'res', status 'suspended' → 'active'",
         "zone acme/static: identities added: u2",
         "zone acme/static: plan per_gb from 2022-11",
@@ -133,6 +133,18 @@ def test_what_differs_is_changed_and_told(catalog):
     assert catalog.plan(static, "2022-10")[1]["price"] == "0.42"
     assert catalog.plan(static, "2022-11")[1]["price"] == 1
     assert catalog.account("acme").trial_until_s is None
+
+
+def test_the_currency_of_an_account_never_changes(catalog):
+    """Amounts of past months would change their meaning. The rest of the document is not applied either."""
+    apply(catalog, FULL)
+    before = content(catalog)
+    with pytest.raises(BandmeterError, match="the currency of an account never changes") as caught:
+        apply(catalog, {"accounts": [{"id": "new"}, {"id": "acme", "currency": "USD"}]})
+    assert caught.value.code == errors.CONFLICT
+    assert caught.value.sentence.startswith("accounts[1].currency: ")
+    assert content(catalog) == before
+    assert apply(catalog, {"accounts": [{"id": "acme", "currency": "EUR", "name": "Acme"}]}) == []
 
 
 def test_a_price_that_changes_twice_in_a_month_is_replaced(catalog):
@@ -173,6 +185,8 @@ WRONG = [
     (account(currency="dollar"), "accounts[1].currency: "),
     (account(prepayment=True), "accounts[1].prepayment: "),
     (account(prepayment="1,5"), "accounts[1].prepayment: "),
+    (account(prepayment="-1"), "accounts[1].prepayment: "),
+    (account(prepayment=Decimal("-0.5")), "accounts[1].prepayment: "),
     (account(prepayment=Decimal("1E+999999999")), "accounts[1].prepayment: "),
     (account(trial_until="soon"), "accounts[1].trial_until: "),
     (account(trial_until=5), "accounts[1].trial_until: "),

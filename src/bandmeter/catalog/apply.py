@@ -75,11 +75,23 @@ def _accounts(connection: sa.Connection, entries: Sequence[AccountEntry], stored
             new.append(dataclasses.asdict(tenancy.Account(entry.id, created_s=now_s)) | entry.values)
             yield f"account {entry.id}: added"
         elif differing := _differing(row, entry.values):
+            _keep_currency(row, entry)
             changed.append(_bound(row, "id", entry.values))
             yield f"account {entry.id}: {differing}"
     if new:
         connection.execute(ACCOUNT.insert(), new)
     _update(connection, ACCOUNT, "id", changed)
+
+
+def _keep_currency(row: Any, entry: AccountEntry) -> None:
+    """Raise `conflict` for another currency: the amounts of past months would become amounts of something else."""
+    wanted = entry.values.get("currency", row.currency)
+    if wanted != row.currency:
+        sentence = (
+            f"{entry.path}.currency: the currency of an account never changes, since past months would change their"
+            f" meaning; it is {row.currency}. Leave it, or add another account for {wanted}."
+        )
+        raise errors.BandmeterError(errors.CONFLICT, sentence)
 
 
 def _zones(connection: sa.Connection, entries: Sequence[AccountEntry], stored: _Stored, now_s: int) -> Iterator[str]:

@@ -20,7 +20,7 @@ ZONES_MAX = 200_000  # of one document
 IDENTITIES_MAX = 500_000  # of one document
 TEXT_LENGTH_MAX = 512
 PLAN_BYTES_MAX = 64 * 2**10  # of one plan as JSON: a thousand tiers
-MONEY = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,9})?")
+MONEY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 CURRENCY = re.compile(r"[A-Z]{3}")  # ISO 4217
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -91,10 +91,10 @@ def check_identity(value: Any, path: str) -> str:
 
 
 def check_money(value: Any, path: str) -> str:
-    """A decimal amount, as JSON number or text; stored as text, exactly as written."""
+    """A decimal amount from 0, as JSON number or text; stored as text, exactly as written."""
     text = value if isinstance(value, str) else str(value)
     if isinstance(value, bool) or not MONEY.fullmatch(text):
-        refuse(path, f'takes an amount such as "19.99", not {text[:80]!r}.')
+        refuse(path, f'takes an amount of 0 or more, such as "19.99", not {text[:80]!r}.')
     return text
 
 

@@ -68,7 +68,8 @@ class Attribution:
         if self.whole_identities:
             cases.append(f"WHEN {identity} IN (SELECT name FROM whole_identities) THEN {identity}")
         for dashes in sorted({name.count("-") for name in self.dashed_names}, reverse=True):
-            rest = f"split_part({identity}, '{ZONE_MARK}', 2)"
+            # What follows the first mark, NULL without one; a zone's name may hold the mark again.
+            rest = f"substr({identity}, nullif(strpos({identity}, '{ZONE_MARK}'), 0) + {len(ZONE_MARK)})"
             head = f"array_to_string(string_split({rest}, '-')[1:{dashes + 1}], '-')"
             cases.append(
                 f"WHEN {head} IN (SELECT name FROM dashed_names) "
@@ -86,8 +87,12 @@ class Attribution:
         return self._find_identity(key.identity)
 
     def _find_identity(self, identity: str) -> Zone | None:
-        zone = self._by_identity.get(identity) or self._by_identity.get(self.unclaimed_name(identity))
-        return zone or self._find_domain(identity) or self._find_customer(identity)
+        if zone := self._by_identity.get(identity):
+            return zone
+        named = self._find_customer(identity)
+        if named and "-" in named.name:  # says more than the one word that is left of a registered identity
+            return named
+        return self._by_identity.get(self.unclaimed_name(identity)) or self._find_domain(identity) or named
 
     def _find_domain(self, identity: str) -> Zone | None:
         """`*.example.com` takes every name below it, the closest first; it does not take example.com itself."""

@@ -1,0 +1,322 @@
+"""The formats: columns, functions that cut and never round, numbers that are whole or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import duckdb
+import pytest
+
+from bandmeter import formats
+from bandmeter.domain.contracts import Format, Layout
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Outcomes, Side, unpack
+from bandmeter.formats import FORMATS, FUNCTIONS
+from bandmeter.formats.tsv import with_columns
+
+
+@pytest.fixture(scope="module")
+def sql():
+    """Call one of our SQL functions."""
+    db = duckdb.connect()
+    db.execute("SET TimeZone = 'UTC'")
+    for signature, body in FUNCTIONS.items():
+        db.execute(f"CREATE MACRO {signature} AS ({body})")
+    yield lambda function, *values: db.execute(
+        f"SELECT {function}({', '.join('?' * len(values))})", list(values)
+    ).fetchone()[0]
+    db.close()
+
+
+NO_NUMBERS = [
+    *("", " 7", "7 ", "+7", "-0", "007", "1.0", "1.5", "1e3", "1E3", "0x10", "1_000", "1,000", "9223372036854775808"),
+    *("9" * 40, "NaN", "inf", "true", "\u0665", "\u4e03", "-", "\u00a07", "7\n", "0b1", "7.", ".7", "null", None),
+]
+WHOLE = {
+    "0": 0,
+    "7": 7,
+    "1125899906842624": 2**50,
+    "1125899906842625": 2**50 + 1,
+    "9223372036854775807": 2**63 - 1,
+    "-1": -1,
+    **dict.fromkeys(NO_NUMBERS),
+}
+
+
+@pytest.mark.parametrize("text", WHOLE)
+def test_a_number_is_whole_or_nothing(sql, text):
+    assert sql("whole", text) == WHOLE[text]
+
+
+NO_TIMES = [
+    *(
+        "",
+        "now",
+        "2026-11-20",
+        "2026-11-20T00:00:00",
+        "2026-11-20T00:00Z",
+        "2026-02-29T00:00:00Z",
+        "2026-13-01T00:00:00Z",
+    ),
+    *("2026-11-20T00:00:00+25:00", "2026-11-20T00:00:00+05:60", "2026-11-20T25:00:00Z", "2026-11-20T00:61:00Z"),
+    "2026-11-20T23:59:60Z",  # a leap second: its bucket is nobody's to guess, so it is told
+    *("2026-11-20T00:00:00,5Z", "2026-11-20T00:00:00 Z", "20261120T000000Z", "1.7951328e9", "1795132800,5", ".5"),
+    *("1795132800.x", "1795132800.12x", "0x6AFE", "1_795_132_800", None),
+]
+TIMES = {
+    "1795132800": 1_795_132_800_000,
+    "1795132800.0": 1_795_132_800_000,
+    "1795132800.5": 1_795_132_800_500,
+    "1795132800.05": 1_795_132_800_050,
+    "1795132800.123": 1_795_132_800_123,
+    "1795132800.9995": 1_795_132_800_999,
+    "1795132800.9999999": 1_795_132_800_999,
+    "1795132799.999999999": 1_795_132_799_999,
+    "1795133099.9999": 1_795_133_099_999,  # the last ms of 5 minutes
+    "0": 0,
+    "1": 1000,
+    "0.001": 1,
+    "2026-11-20T00:00:00Z": 1_795_132_800_000,
+    "2026-11-20t00:00:00z": 1_795_132_800_000,
+    "2026-11-20 00:00:00Z": 1_795_132_800_000,
+    "2026-11-20T00:04:59.9999999Z": 1_795_133_099_999,
+    "2026-11-20T05:45:00+05:45": 1_795_132_800_000,
+    "2026-11-19T13:00:00.250-11:00": 1_795_132_800_250,
+    "2026-11-20T14:00:00+14:00": 1_795_132_800_000,
+    "2026-11-20T00:00:00-00:00": 1_795_132_800_000,
+    "2024-02-29T00:00:00Z": 1_709_164_800_000,
+    "1970-01-01T00:00:00Z": 0,
+    "1969-12-31T23:59:59Z": -1000,
+    **dict.fromkeys(NO_TIMES),
+}
+
+
+@pytest.mark.parametrize("text", TIMES)
+def test_a_time_is_cut_to_its_millisecond(sql, text):
+    assert sql("time_ms_of", text) == TIMES[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["1795132800.9999999", "1795132799.99999999", "1795132800.9995", "1795132800.5", "1795132800"]
+)
+def test_a_json_number_is_the_time_that_was_written(meter, text):
+    """Not the nearest fraction of 2, which may be the next second."""
+    for i, form in enumerate((text, f'"{text}"')):
+        line = f'{{"time": {form}, "account": "acme", "zone": "res", "bytes_up": 1, "bytes_down": 0}}\n'
+        meter.feed(line.encode(), source_name=str(i))
+        assert meter.store.newest_ms([1]) == TIMES.get(text, 1_795_132_799_999)
+    meter.feed(f"time\tidentity\tbytes_up\tbytes_down\n{text}\tshop.test\t1\t1\n".encode(), "tsv")
+    assert meter.store.newest_ms([2]) == TIMES.get(text, 1_795_132_799_999)
+
+
+@pytest.mark.parametrize(
+    ("function", "values", "expected"),
+    [
+        ("given", ("-",), None),
+        ("given", ("",), None),
+        ("given", ("x",), "x"),
+        ("status_of", ("200",), 200),
+        ("status_of", ("000",), None),
+        ("status_of", ("-",), None),
+        ("status_of", ("0200",), -1),
+        ("status_of", ("abc",), -1),
+        ("ip_version_of", ("::1",), "6"),
+        ("ip_version_of", ("::ffff:1.2.3.4",), "6"),
+        ("ip_version_of", ("127.0.0.1",), "4"),
+        ("ip_version_of", ("-",), None),
+        ("domain_of", ("Shop.TEST:8080",), "shop.test"),
+        ("domain_of", ("shop.test.",), "shop.test"),
+        ("domain_of", ("[::1]:80",), "[::1]"),
+        ("domain_of", ("-",), None),
+        ("domain_of", ("",), None),
+        ("user_of_basic", ("Basic YTpi",), "a"),
+        ("user_of_basic", ("basic  YTpi ",), "a"),
+        ("user_of_basic", ("Basic YTpiOmM=",), "a"),
+        ("user_of_basic", ("Basic OmI=",), None),
+        ("user_of_basic", ("Basic !!!",), None),
+        ("user_of_basic", ("Basic /w==",), None),  # no UTF-8
+        ("user_of_basic", ("Bearer YTpi",), None),
+        ("user_of_basic", (None,), None),
+        ("sum_of", ("96",), 96),
+        ("sum_of", ("0, 86",), 86),
+        ("sum_of", ("1, 2 : 3",), 6),
+        ("sum_of", ("-, 5",), 5),
+        ("sum_of", ("-",), 0),
+        ("sum_of", ("",), 0),
+        ("sum_of", ("1,2",), None),
+        ("sum_of", ("1, -2",), None),
+        ("sum_of", ("x",), None),
+    ],
+)
+def test_functions(sql, function, values, expected):
+    assert sql(function, *values) == expected
+
+
+# format → its example's owner, time, and (requests, successes, up, down) at the target and at the client
+EXAMPLES = {
+    "jsonl": (("acme", "res2"), 1_795_154_400_250, (1, 1, 512, 20480), None),
+    "squid": (("acme", "res2"), 1_795_307_202_616, (1, 1, 245, 1292), (1, 1, 245, 1292)),
+    "nginx": (("acme", "shop.test"), 1_795_307_654_781, (1, 1, 96, 1159), (1, 1, 102, 1188)),
+    "haproxy": (("acme", "res2"), 1_795_307_459_248, (1, 1, 240, 1251), (1, 1, 240, 1251)),
+    "trafficserver": (("acme", "res2"), 1_795_307_821_274, (1, 1, 247, 1159), (1, 1, 245, 1199)),
+    "varnish": (("acme", "shop.test"), 1_795_307_957_672, None, (1, 1, 102, 1263)),
+    "squid-native": (("wayne", "isp62"), 1_795_132_800_401, (1, 1, 0, 29547), (1, 1, 0, 29547)),
+    "combined": (("acme", "web1"), 1_795_154_400_000, (1, 1, 0, 5120), None),
+}
+
+
+def test_every_format_has_an_example():
+    assert {*EXAMPLES, "tsv"} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_line_is_what_it_says(meter, name):
+    owner, time_ms, target, client = EXAMPLES[name]
+    zone = next((z for z in meter.zones if (z.account, z.name) == owner), None) or meter.add_zone(*owner)
+    assert meter.feed(FORMATS[name].example.encode() + b"\n", name).outcomes == Outcomes(1, counted=1)
+    for side, counters in ((Side.TARGET, target), (Side.CLIENT, client)):
+        assert tuple(meter.total(zone, side)) == (counters or (0, 0, 0, 0))
+    assert meter.store.newest_ms([zone.number]) == time_ms
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"tsv"}))
+def test_every_column_of_a_format_is_a_name_and_each_expression_works(name):
+    formats.check(FORMATS[name])
+
+
+def squid(**fields):
+    columns = dict(zip(FORMATS["squid"].layouts[0].columns, FORMATS["squid"].example.split("\t"), strict=True))
+    return "\t".join((columns | fields).values())
+
+
+def nginx(**fields):
+    return json.dumps(json.loads(FORMATS["nginx"].example) | fields)
+
+
+def haproxy(**fields):
+    columns = dict(zip(FORMATS["haproxy"].layouts[0].columns, FORMATS["haproxy"].example.split("\t"), strict=True))
+    return "\t".join((columns | fields).values())
+
+
+# A line, its format, and (up, down) of the target, None: no target was reached. Each was seen in a real run.
+TARGETS = [
+    ("squid", squid(method="CONNECT", client_status="200", sent="5000", sent_header="39"), (0, 4961)),
+    ("squid", squid(method="CONNECT", client_status="503", result="NONE_NONE"), None),
+    ("squid", squid(method="CONNECT", client_status="503", result="TCP_TUNNEL"), None),
+    ("squid", squid(method="CONNECT", client_status="407", user="-"), None),
+    ("squid", squid(server_status="-", result="TCP_HIT"), None),
+    ("squid", squid(server_status="000"), None),
+    ("squid", squid(server_status="503", client_status="503"), (245, 1292)),
+    ("squid", squid(body="-"), (245, 292)),
+    ("nginx", nginx(up_addr="", up_out="", up_in="", cache="HIT"), None),
+    ("nginx", nginx(up_addr="a, b", up_out="0, 86", up_in="0, 1000"), (86, 1000)),
+    ("nginx", nginx(up_addr="a : b", up_out="10 : 86", up_in="5 : 1000"), (96, 1005)),
+    ("nginx", nginx(up_addr="a", up_out="0", up_in="0", st=502), None),
+    ("haproxy", haproxy(server="pool/<NOSRV>"), None),
+    ("haproxy", haproxy(state="SC--"), None),
+    ("haproxy", haproxy(server_port="-"), None),
+    ("haproxy", haproxy(state="cD--"), (240, 1251)),
+]
+
+
+@pytest.mark.parametrize(("name", "line", "target"), TARGETS)
+def test_whether_there_was_a_target_is_told_by_the_next_hop(meter, name, line, target):
+    """Never by status or result word alone."""
+    zone = meter.zones[1] if name == "nginx" else meter.add_zone("acme", "res2")
+    report = meter.feed(line.encode() + b"\n", name)
+    assert report.outcomes.rejected == report.outcomes.unattributed * (0 if "407" not in line else 1) == 0
+    assert meter.total(zone, Side.TARGET)[2:] == (target or (0, 0))
+    assert meter.total(zone, Side.TARGET).requests == (target is not None)
+    if "407" not in line:
+        assert meter.total(zone, Side.CLIENT).requests == 1
+        assert report.outcomes.no_target == (target is None and name != "nginx")
+
+
+def test_a_haproxy_line_of_either_width_is_read_by_its_own_columns(meter):
+    """Columns that hold nothing are columns all the same: a width is never guessed from them."""
+    meter.add_zone("acme", "res2")
+    http = haproxy(version="-", local_port="-", retries="-")
+    tcp = (
+        "1795307576060\t1795307575.953\t108\t127.0.0.1\t44176\tegress\t-\t748\t2111\t127.0.0.1\t18443\t-\t--\ttgt/t1\t-"
+    )
+    lines = [http, tcp, tcp + "\t-", tcp + "\t-\t-\t-\t-", tcp + "\t-" * 5, tcp + "\t-" * 6]
+    for i, dirt in enumerate(("", "\0?\n")):
+        outcomes = meter.feed(("\n".join(lines) + "\n" + dirt).encode(), "haproxy", source_name=str(i)).outcomes
+        assert (outcomes.counted, outcomes.unattributed, outcomes.rejected) == (1, 1, 4 + i)
+
+
+def test_dimensions_come_from_the_line(meter):
+    records = [
+        {"scheme": "https", "network": "isp", "ip_version": 6, "access": "lpm", "pool": "extra"},
+        {"scheme": "other", "ip_version": "4"},
+        {},
+    ]
+    base = {"time": 1_795_132_800, "account": "acme", "zone": "res", "bytes_up": 1, "bytes_down": 2}
+    meter.feed("".join(json.dumps(base | r) + "\n" for r in records).encode())
+    (rows,) = {tuple(r[1] for r in rows) for rows in meter.rows().values()}
+    plain = {"scheme": "other", "ip_version": "unknown", "network": "res", "access": "api", "pool": "default"}
+    assert [unpack(d) for d in rows] == [
+        plain,
+        plain | {"ip_version": "4"},
+        {"scheme": "https", "ip_version": "6", "network": "isp", "access": "lpm", "pool": "extra"},
+    ]
+
+
+def test_the_generic_table_takes_what_it_knows():
+    """Columns by name; the target's address and the method say what a table has no columns for."""
+    made = with_columns(("when", "time", "target_ip", "method", "bytes_up", "a'b"))
+    assert made.layouts[0].columns == ("ignored_0", "time", "target_ip", "method", "bytes_up", "ignored_5")
+    assert {"ip_version", "scheme", "reached_target", "bytes_down"} <= set(made.layouts[0].fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"layouts": (Layout((), {}),)}, "no columns"),
+        ({"layouts": (Layout(("a",) * 2, {"time_ms": "a", "bytes_up": "a"}),)}, "two columns"),
+        ({"layouts": (Layout(("A",), {"time_ms": "1", "bytes_up": "1"}),)}, "no name"),
+        ({"layouts": (Layout(("a",), {"time_ms": "a", "bytes": "a"}),)}, "no field 'bytes'"),
+        ({"layouts": (Layout(("a",), {"bytes_up": "a"}),)}, "time_ms"),
+        ({"layouts": (Layout(("a",), {"time_ms": "a"}),)}, "none of"),
+        ({"layouts": (Layout(tuple(f"c{i}" for i in range(201)), {"time_ms": "c1", "bytes_up": "c2"}),)}, "200"),
+        ({"split": "comma"}, "split is"),
+    ],
+)
+def test_a_format_that_cannot_work_is_refused(change, sentence):
+    good = Format("mine", "tab", (Layout(("a", "b"), {"time_ms": "seconds_ms(a)", "bytes_up": "whole(b)"}),), "")
+    formats.check(good)
+    with pytest.raises(BandmeterError, match=sentence):
+        formats.check(dataclasses.replace(good, **change))
+
+
+def test_an_unknown_format_names_those_that_there_are():
+    with pytest.raises(BandmeterError, match="squid-native"):
+        formats.find("squidd")
+    mine = dataclasses.replace(FORMATS["squid"], name="mine")
+    assert formats.find("mine", (mine,)) is mine
+
+
+def test_an_expression_of_a_user_stops_no_batch(meter):
+    """It may overflow, or cast what is no number: that line is a reject, and the others count."""
+    mine = Format(
+        "mine",
+        "tab",
+        (
+            Layout(
+                ("at", "who", "up", "down"),
+                {
+                    "time_ms": "CAST(at AS BIGINT) * 1000",
+                    "identity": "who",
+                    "bytes_up": "CAST(up AS BIGINT) * 9000000000",
+                    "bytes_down": "100 // CAST(down AS BIGINT)",
+                },
+            ),
+        ),
+        "",
+    )
+    lines = ["1795132800\tshop.test\t1\t4", "x\tshop.test\t1\t4", "1795132800\tshop.test\t9999999999\t4"]
+    lines += ["9223372036854775807\tshop.test\t1\t4", "1795132800\tshop.test\t1\tx", "1795132800\tshop.test\t2\t5"]
+    meter.feed("\n".join([*lines, ""]).encode(), mine)
+    assert [r.line for r in meter.rejects()] == [2, 3, 4, 5]
+    assert meter.total(meter.zones[1]) == (2, 0, 27_000_000_000, 45)
