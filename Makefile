@@ -63,7 +63,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made requirements/run.txt requirements/build.txt
-	@echo "Installing what Bandmeter needs"
+	@echo "Installing what Bandmeter needs: about a minute, most of it downloads"
 	@$(PINNED) requirements/build.txt --requirement requirements/run.txt
 	@touch $@
 

@@ -18,8 +18,8 @@ from bench import bare, measure, traffic
 LINES = 2_000_000
 BANDMETER = str(Path(sys.executable).parent / "bandmeter")
 DATA = Path(__file__).parent / "data"
-# GoAccess's names of the fields of Squid's own format.
-SQUID_FORMAT = ["--log-format=%x.%^ %L %h %^/%s %b %m %U %e %^", "--date-format=%s", "--time-format=%s"]
+# GoAccess in its own words for Squid's format.
+SQUID_FORMAT = ["--log-format=%x.%^ %~%L %h %^/%s %b %m %U %e %^", "--datetime-format=%s"]
 
 
 def logs() -> Path:

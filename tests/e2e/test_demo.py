@@ -109,6 +109,14 @@ def test_no_record_is_lost(ask):
     }
 
 
+def test_doctor_finds_nothing_wrong_with_the_demo(ask, demo):
+    """Its folder too is for its owner only, which the command would have made so itself."""
+    checks = ask("doctor", "--json")["checks"]
+    assert {check["name"] for check in checks} >= {"data folder", "file modes"}
+    assert [check for check in checks if not check["ok"]] == []
+    assert demo.data.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_taken_port_is_told_and_ctrl_c_leaves_nothing_behind(serve_demo):
     """Also with the real clock: no log may be ahead of it."""
     with socket.socket() as taken:

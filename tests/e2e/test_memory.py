@@ -58,7 +58,7 @@ def test_300_mb_of_one_zone(command, tmp_path):
 RUBBISH = {
     "NUL bytes, which a truncated file is full of": b"\0" * 40_000_000,
     "a line without an end": b"x" * 40_000_000,
-    "short lines": b"?\n" * 100_000,
+    "short lines": b"?\n" * 40_000,
     "a zone that is not there": b'{"time":1795132800,"account":"acme","zone":"no","bytes_up":1,"bytes_down":2}\n'
     * 120_000,
 }

@@ -134,17 +134,21 @@ def mend_dates(query) -> None:
         return
     query.pop("details", None) if dates else None
     if len(dates) == 2:
-        start = dt.date.fromisoformat(min(dates)[:10])
-        query["from"], query["to"] = min(dates), max(dates) if close(dates) else str(start + dt.timedelta(days=2))
+        first, last = sorted(dates, key=day_of)
+        query["from"], query["to"] = first, last if close(first, last) else str(day_of(first) + dt.timedelta(days=3))
     elif dates:
         query.pop("from", None), query.pop("to", None)
     if "zone" in query and len(query["zone"]) % 2:
         query["zone"] = next(turn)
 
 
-def close(dates) -> bool:
-    first, last = (dt.date.fromisoformat(date[:10]) for date in sorted(dates))
-    return 2 < (last - first).days < 790
+def day_of(date) -> dt.date:
+    """The day that it writes, of either form of ISO 8601; the offset moves the moment by two days at most."""
+    return dt.date.fromisoformat(re.match(r"\d{4}-?\d\d-?\d\d", date)[0])
+
+
+def close(first, last) -> bool:
+    return 3 < (day_of(last) - day_of(first)).days < 790
 
 
 def test_with_a_key(server):

@@ -51,7 +51,7 @@ def test_a_date_means_what_iso_8601_says(naive, minutes, plus, colon):
     moment = wire.read_date(call(from_=f"{naive:%Y-%m-%dT%H:%M:%S.%f}{offset}"), "from")
     aware = naive.replace(tzinfo=dt.timezone(dt.timedelta(minutes=minutes)))
     assert moment.second == (aware - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(seconds=1)
-    assert moment.nanosecond == naive.microsecond * 1000
+    assert moment.fraction * 10**6 == naive.microsecond
     assert moment.floor % DAY == moment.ceil % DAY == 0
     assert moment.floor <= moment.second <= moment.ceil <= moment.floor + DAY
 
@@ -60,8 +60,67 @@ def test_the_documents_pattern_knows_every_day_of_the_calendar():
     """The pattern that is both shown and parsed takes each real day of 1970 to 2999, and no other."""
     first, last = dt.date(1970, 1, 1), dt.date(2999, 12, 31)
     real = {str(first + dt.timedelta(days=n)) for n in range((last - first).days + 1)}
-    written = (f"{y}-{m:02}-{d:02}" for y in range(1969, 3001) for m in range(14) for d in range(33))
+    written = [f"{y}-{m:02}-{d:02}" for y in range(1969, 3001) for m in range(14) for d in range(33)]
     assert {text for text in written if re.search(wire.DATE_PATTERN, text)} == real
+    assert {text for text in written if re.search(wire.DATE_PATTERN, text.replace("-", ""))} == real
+
+
+NOON = "2022-11-20T12:00:00+00:00"
+FORMS = {
+    "2022-11-20T10": "2022-11-20T10:00:00+00:00",
+    "2022-11-20T10Z": "2022-11-20T10:00:00+00:00",
+    "2022-11-20T10-05": "2022-11-20T15:00:00+00:00",
+    "2022-11-20 10 05": "2022-11-20T05:00:00+00:00",  # a space for the T, and one for a plus
+    "2022-11-20T12z": NOON,
+    "2022-11-20t12:00Z": NOON,
+    "2022-11-20 12:00": NOON,
+    "2022-11-20 12:00:00.000Z": NOON,
+    "2022-11-20T14:00 02:00": NOON,
+    "20221120T1200": NOON,
+    "20221120T120000Z": NOON,
+    "20221120T140000+0200": NOON,
+    "20221120T14 0200": NOON,
+    "20221120": "2022-11-20T00:00:00+00:00",
+    "20221120Z": "2022-11-20T00:00:00+00:00",
+    "2022-11-20Z": "2022-11-20T00:00:00+00:00",
+    "2022-11-20T24": "2022-11-21T00:00:00+00:00",
+    "2022-11-20T24:00:00Z": "2022-11-21T00:00:00+00:00",
+    "20221231T240000,000": "2023-01-01T00:00:00+00:00",
+    "2022-11-20T24:00+02:00": "2022-11-20T22:00:00+00:00",
+}
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_a_form_of_iso_8601_is_the_moment_that_it_writes(text):
+    moment = wire.read_date(call(from_=text), "from")
+    assert dt.datetime.fromtimestamp(moment.second, dt.UTC).isoformat() == FORMS[text]
+    assert moment.fraction == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2022-11-20T", "2022-11-20TZ", "2022-11-20+02:00", "2022-11-20T10:00ZZ", "2022-11-20  10"),
+        *("2022-1120", "2022-11-20T1000", "20221120T10:00", "202211", "2022-W47-7", "2022-324", "20221131"),
+        *("2022-11-20T24:01", "2022-11-20T24:00:00.1", "2022-11-20T25", "2022-11-20T10.5"),
+        "2022-11-20T10:00:00." + "1" * 39,
+    ],
+)
+def test_a_form_that_iso_8601_has_not_or_that_is_not_taken_is_refused(text):
+    with pytest.raises(BandmeterError, match=r"^from takes a date"):
+        wire.read_date(call(from_=text), "from")
+
+
+def test_a_fraction_is_exact_however_long():
+    """Compared with a shorter one too, and never rounded away; the longest form is as long as the parameter."""
+    text = f"2022-11-20T23:59:59.{'0' * 37}1+00:00"
+    assert len(text) == wire.FROM.schema["maxLength"]
+    tiny, half, less = (
+        wire.read_date(call(from_=one), "from")
+        for one in (text, "2022-11-20T23:59:59.5Z", "2022-11-20T23:59:59.1234567890123456789Z")
+    )
+    assert tiny < less < half
+    assert tiny.ceil == half.ceil == day("2022-11-21")
 
 
 @given(st.text(max_size=40))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -124,10 +125,38 @@ def test_a_command_does_not_load_the_web_or_the_migrations(data, acme):
         (["account", "add"], "Missing option '--id': see `bandmeter account add --help`."),
         (["usage"], "Missing argument 'ACCOUNT[/ZONE]': see `bandmeter usage --help`."),
         (["usage", "a", "--xyz"], "No such option: --xyz: see `bandmeter usage --help`."),
+        (
+            ["usage", "a", "--side", "x"],
+            "Invalid value for '--side': 'x' is not one of 'target', 'client': see `bandmeter usage --help`.",
+        ),
+        (
+            ["serve", "--port", "x"],
+            "Invalid value for '--port': it takes a whole number: see `bandmeter serve --help`.",
+        ),
     ],
 )
 def test_a_misspelt_command_is_a_usage_error_in_a_sentence(fails, arguments, sentence):
     assert fails(*arguments) == sentence
+
+
+@pytest.mark.parametrize("group", [[], ["account"], ["zone"], ["key"], ["operator-key"], ["price"]])
+def test_a_group_alone_prints_its_help_and_nothing_else(run, group):
+    status, out, err = run(*group)
+    assert (status, err) == (2, "")
+    assert f"Usage: {' '.join(['bandmeter', *group])} [OPTIONS] COMMAND" in out
+
+
+def test_help_shows_no_types_of_the_program(run):
+    """A flag takes nothing, and the rest is TEXT, a NUMBER, a choice, or what its own name says."""
+    shown = {c: run(*c.split(), "--help")[1] for c in ("", "zone add", "ingest", "usage", "cost", "serve", "sources")}
+    for text in shown.values():
+        assert not re.search(r"<(list|bool|str|int)\b", text)
+        assert "--help" in text
+    assert re.search(r"--identity +TEXT", shown["zone add"])
+    assert re.search(r"--port +NUMBER", shown["serve"])
+    assert re.search(r"--side +<target\|client>", shown["usage"])
+    assert re.search(r"--from and --to widen to whole buckets", " ".join(shown["usage"].split()))
+    assert re.search(r"--from and --to widen to whole days", " ".join(shown["cost"].split()))
 
 
 def test_our_own_failure_is_status_3_without_a_traceback_unless_debugging(fails, run, acme, monkeypatch):
@@ -287,7 +316,7 @@ def test_a_zones_status_changes_and_comes_back(done, acme, verb, status):
         (["ingest", "x.log"], "Files and --format belong together"),
         (["ingest", "--format", "squid", "x.log", "--zone", "z"], "--account and --zone belong together"),
         (["ingest"], "There is nothing to ingest"),
-        (["serve", "--port", "0"], "option --port: server.port: takes a number from 1 to 65535"),
+        (["serve", "--port", "0"], "--port takes a number from 1 to 65535, not 0."),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence_with_status_2(fails, acme, arguments, part):

@@ -85,6 +85,11 @@ def test_readyz_says_whether_it_can_answer(catalog):
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "faults": ["The disk is full."]})
 
 
+def test_whoever_asks_for_the_root_is_sent_to_the_docs(catalog):
+    answer = ask(make(catalog), "/")
+    assert (answer.status_code, answer.headers["location"], answer.content) == (307, "/docs", b"")
+
+
 def test_docs_are_one_page_that_needs_nothing_from_elsewhere(catalog):
     """A strict policy forbids inline code and other hosts, and the page asks for neither."""
     page, script, style, document = ask(make(catalog), "/docs", "/static/docs.js", "/static/docs.css", "/openapi.json")
@@ -101,7 +106,16 @@ def test_docs_are_one_page_that_needs_nothing_from_elsewhere(catalog):
 
 @pytest.mark.parametrize(
     ("path", "kind"),
-    [("/", "text/plain"), ("/zones", "text/plain"), ("/zone/", "text/html"), ("/api/status/x", "text/html")],
+    [
+        ("/zones", "text/plain"),
+        ("/api", "text/plain"),
+        ("/zone/", "text/html"),
+        ("/api/status/x", "text/html"),
+        ("/domains/bw", "text/html"),
+        ("/costs/export/json", "text/html"),
+        ("/api/domains/req", "text/html"),
+        ("/api/costs", "text/html"),
+    ],
 )
 def test_an_unknown_path_is_refused_in_its_owners_form(catalog, path, kind):
     """A prefix owns whole path segments only."""

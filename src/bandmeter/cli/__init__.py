@@ -17,6 +17,11 @@ from bandmeter.domain.errors import BandmeterError
 
 DONE, REJECTED, USAGE, FAILED = 0, 1, 2, 3
 OURS = frozenset({errors.FAILURE, errors.UNAVAILABLE})  # every other code is a mistake of the caller's
+# How the parser words what it found, and what a reader can use.
+PHRASES = {
+    "Value error, ": "",
+    "Input should be a valid integer, unable to parse string as an integer": "it takes a whole number",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     from typer.exceptions import Abort, TyperException  # noqa: PLC0415 - see main
 
-    from bandmeter.cli.app import APP  # noqa: PLC0415
+    from bandmeter.cli.app import build  # noqa: PLC0415
 
     try:
-        status = APP(arguments, prog_name="bandmeter", standalone_mode=False)
+        status = build()(arguments, prog_name="bandmeter", standalone_mode=False)
     except BandmeterError as error:
         _say(error.sentence)
         return FAILED if error.code in OURS else USAGE
@@ -56,6 +61,10 @@ def _explain_usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "bandmeter"
     sentence = error.format_message() if hasattr(error, "format_message") else str(error)
+    if not sentence:  # a group alone: its help has been printed, and is all there is to say
+        return USAGE
+    for phrase, words in PHRASES.items():
+        sentence = sentence.replace(phrase, words)
     _say(f"{sentence.rstrip('.')}: see `{command} --help`.")
     return USAGE
 

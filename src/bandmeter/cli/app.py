@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from bandmeter import __version__
 from bandmeter.cli import keys, logs, money, output, run, tenants, usage
@@ -15,6 +17,10 @@ APP = typer.Typer(
     pretty_exceptions_enable=False,
     help="Meters what proxies and CDN edges carry: traffic logs in, exact usage and cost out.",
 )
+
+
+# What help shows of the type of an option: words for it, not the program's own.
+TYPES = {"<str>": "TEXT", "<list[str]>": "TEXT", "<int>": "NUMBER", "<bool>": ""}
 
 
 def _show_version(is_asked: bool) -> None:
@@ -50,3 +56,22 @@ APP.command("sources")(logs.sources)
 APP.command("rejects")(logs.rejects)
 APP.command("doctor")(run.doctor)
 APP.command("config")(run.show_config)
+
+
+def build() -> Any:
+    """The whole command, to be called with its arguments."""
+    whole = get_command(APP)
+    for command in _commands(whole):
+        context = command.context_class(command)
+        for parameter in command.get_params(context):
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = lambda ctx: None  # noqa: ARG005 - its name says what it takes
+            elif parameter.metavar is None:
+                parameter.metavar = TYPES.get(parameter.display_type(context))
+    return whole
+
+
+def _commands(command: Any) -> Iterator[Any]:
+    yield command
+    for one in getattr(command, "commands", {}).values():
+        yield from _commands(one)

@@ -47,7 +47,10 @@ def set_price(
 
 
 def cost(context: typer.Context, target: Target, start: From = None, end: To = None, as_json: Json = False) -> None:
-    """Bytes and cost, by zone and calendar month; from the first of the previous month, unless told otherwise."""
+    """Bytes and cost, by zone and calendar month; from the first of the previous month, unless told otherwise.
+
+    --from and --to widen to whole days, UTC.
+    """
     span = read_span(start, end, Resolution.DAY)
     with opened(context) as parts:
         account, zones = need_target(parts, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,13 +19,18 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Zone
 from bandmeter.service import Parts
 
+# How a setting that came from an option is named; who typed the option knows nothing of the setting.
+OPTION_SETTING = re.compile(r"option (--[a-z-]+): [a-z_.]+: ")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Target = Annotated[str, typer.Argument(metavar="ACCOUNT[/ZONE]", help="An account, or one of its zones.")]
 
 
 def configure(context: typer.Context, options: Mapping[str, Any] | None = None) -> Config:
-    """The settings in force, with what the command line says above all."""
-    return service.configure(context.find_root().obj, options)
+    """The settings in force, with what the command line says above all. Raises `input_invalid`."""
+    try:
+        return service.configure(context.find_root().obj, options)
+    except BandmeterError as error:
+        raise BandmeterError(error.code, OPTION_SETTING.sub(r"\1 ", error.sentence)) from error
 
 
 @contextlib.contextmanager

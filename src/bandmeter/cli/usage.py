@@ -54,7 +54,10 @@ def usage(
     side: Annotated[Side | None, typer.Option(help="Whose exchange; what each zone bills, when not given.")] = None,
     form: Annotated[Output, typer.Option("--output", help="How to print it.")] = Output.TABLE,
 ) -> None:
-    """Requests and bytes, by bucket; buckets without traffic are left out."""
+    """Requests and bytes, by bucket; buckets without traffic are left out.
+
+    --from and --to widen to whole buckets: 5 minutes, hours, or days, of which months and the total are made.
+    """
     groups = _read_groups(group_by)
     edges = EDGES.get(resolution, Resolution.DAY)
     span = read_span(start, end, edges)

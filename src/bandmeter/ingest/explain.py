@@ -112,7 +112,7 @@ def _explain_zone(record: dict[str, Any]) -> Explanation | None:
 def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: int) -> Explanation | None:
     value = record[field]
     if value is None:
-        return _explain_no_number(field, list(_sources(layout, field, record).values()), limit)
+        return _explain_no_number(field, _numbers(layout, field, record), limit)
     if value < 0:
         return Explanation(field, "negative", f"{field} is {value}")
     if value > limit:
@@ -120,18 +120,30 @@ def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: i
     return None
 
 
-def _explain_no_number(field: str, texts: list[str | None], limit: int) -> Explanation:
-    given = [text for text in texts if text not in {None, "", "-"}]
-    shown = ", ".join(_shown(text) for text in texts)
+def _explain_no_number(field: str, columns: dict[str, str | None], limit: int) -> Explanation:
+    wrong = {
+        name: text
+        for name, text in columns.items()
+        if not re.fullmatch(r"0|[1-9][0-9]*", text or "") or _is_over(text or "", limit)
+    } or columns
+    given = [text for text in wrong.values() if text not in {None, "", "-"}]
+    shown = ", ".join(f"{name} is {_shown(text)}" for name, text in wrong.items())
     if not given:
-        return Explanation(field, "missing_field", f"there is no {field}")
+        return Explanation(field, "missing_field", f"there is no {' or '.join(wrong) or field}")
     if any(re.fullmatch(r"-[0-9]+", text or "") for text in given):
-        return Explanation(field, "negative", f"{field} is {shown}")
+        return Explanation(field, "negative", shown)
     if all(re.fullmatch(r"[0-9]+", text or "") for text in given) and any(
         _is_over(text or "", limit) for text in given
     ):
-        return Explanation(field, "too_large", f"{field} is {shown}; at most {limit}")
-    return Explanation(field, "bad_number", f"{field} is {shown}; it takes a whole number")
+        return Explanation(field, "too_large", f"{shown}; at most {limit}")
+    return Explanation(field, "bad_number", f"{shown}; it takes a whole number")
+
+
+def _numbers(layout: Layout, field: str, record: dict[str, Any]) -> dict[str, str | None]:
+    """The columns that a field's expression reads as numbers, and their text; all of its columns if there are none."""
+    columns = _sources(layout, field, record)
+    read = re.findall(r"\b(?:whole|sum_of)\((\w+)\)", layout.fields.get(field, ""))
+    return {name: text for name, text in columns.items() if name in read} or columns
 
 
 def _is_over(digits: str, limit: int) -> bool:

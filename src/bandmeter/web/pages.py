@@ -66,7 +66,11 @@ def build(
     def metrics(_request: Request) -> Response:  # not async, so in a thread: it reads every source
         return _reply(scrape() if scrape else b"", CONTENT_TYPE_LATEST)
 
+    async def root(_request: Request) -> Response:
+        return _reply(b"", "text/plain; charset=utf-8", 307, {"Location": "/docs"})
+
     routes = [
+        Route("/", root),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/openapi.json", openapi_json),

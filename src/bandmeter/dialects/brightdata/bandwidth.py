@@ -169,8 +169,8 @@ def _span(call: Call) -> Span:
     default = Span(back_buckets(today)["back_m1"].start, today + DAY)
     if not _has_dates(call):
         return default
-    start = read_date(call, "from") or Moment(default.start, 0)
-    end = read_date(call, "to") or Moment(default.end, 0)
+    start = read_date(call, "from") or Moment(default.start)
+    end = read_date(call, "to") or Moment(default.end)
     return window(start, end)
 
 

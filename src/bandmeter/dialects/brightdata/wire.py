@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -62,19 +63,33 @@ def render_error(error: BandmeterError) -> Reply:
 # ---------------------------------------------------------------- dates
 
 # One expression is both what is parsed and what the OpenAPI document shows. Real calendar days of 1970 to 2999 only, so
-# that no edge, offset or default can leave the calendar.
+# that no edge, offset or default can leave the calendar. ISO 8601 has an extended form with `-` and `:` and a basic one
+# without; a date and its time are of one form.
 _YEAR = r"(?:19[7-9][0-9]|2[0-9]{3})"
 _LEAP_YEAR = r"(?:19(?:[79][26]|8[048])|2[048]00|2[0-9](?:0[48]|[2468][048]|[13579][26]))"
-_MONTH_DAY = (
-    r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
-    r"|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    r"|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-)
-_TIME = r"(?:[01][0-9]|2[0-3])(?::[0-5][0-9](?::[0-5][0-9](?:[.,][0-9]{1,18})?)?)?"
+FRACTION_DIGITS_MAX = 38  # the longest form then has the parameter's 64 characters
 # A space for the plus, which a query string that was not percent-encoded turns it into.
 _OFFSET = r"(?:[Zz]|[+ -](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
-DATE_PATTERN = f"^({_YEAR}-{_MONTH_DAY}|{_LEAP_YEAR}-02-29)(?:[Tt ]({_TIME})({_OFFSET})?)?$"
+
+
+def _form(dash: str, colon: str) -> str:
+    """A date, alone or with Z or with a time; 24:00 is the end of its day."""
+    month_day = (
+        rf"(?:(?:0[13578]|1[02]){dash}(?:0[1-9]|[12][0-9]|3[01])"
+        rf"|(?:0[469]|11){dash}(?:0[1-9]|[12][0-9]|30)"
+        rf"|02{dash}(?:0[1-9]|1[0-9]|2[0-8]))"
+    )
+    date = rf"(?:{_YEAR}{dash}{month_day}|{_LEAP_YEAR}{dash}02{dash}29)"
+    seconds = rf"{colon}[0-5][0-9](?:[.,][0-9]{{1,{FRACTION_DIGITS_MAX}}})?"
+    no_seconds = rf"{colon}00(?:[.,]0{{1,{FRACTION_DIGITS_MAX}}})?"
+    time = rf"(?:(?:[01][0-9]|2[0-3])(?:{colon}[0-5][0-9](?:{seconds})?)?|24(?:{colon}00(?:{no_seconds})?)?)"
+    return rf"{date}(?:[Zz]|[Tt ]{time}{_OFFSET}?)?"
+
+
+DATE_PATTERN = f"^(?:{_form('-', ':')}|{_form('', '')})$"
 _DATE = re.compile(DATE_PATTERN.removesuffix("$"))
+# The parts of what fits: year, month, day, clock, fraction, offset.
+_PARTS = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:[Tt ]([\d:]+)(?:[.,](\d+))?)?(.*)")
 _TAKES = (
     "takes a date from 1970 to 2999: YYYY-MM-DD or ISO 8601 such as 2026-11-22T09:30:00Z or 2026-11-22T09:30+02:00."
 )
@@ -90,10 +105,10 @@ TO = _date_parameter("to", "End of the window, exclusive; a time inside a day go
 
 
 class Moment(NamedTuple):
-    """A point in time: Unix seconds and, apart so that nothing is rounded, nanoseconds."""
+    """A point in time: Unix seconds and, apart so that nothing is rounded, the fraction of one."""
 
     second: int
-    nanosecond: int
+    fraction: Decimal = Decimal(0)
 
     @property
     def floor(self) -> int:
@@ -103,7 +118,7 @@ class Moment(NamedTuple):
     @property
     def ceil(self) -> int:
         """The first edge of a day that is not before it."""
-        return ceil_to(self.second + bool(self.nanosecond), Resolution.DAY)
+        return ceil_to(self.second + bool(self.fraction), Resolution.DAY)
 
 
 def read_date(call: Call, name: str) -> Moment | None:
@@ -117,16 +132,15 @@ def read_date(call: Call, name: str) -> Moment | None:
 
 
 def _moment(text: str) -> Moment:
-    day = dt.datetime(int(text[:4]), int(text[5:7]), int(text[8:10]), tzinfo=dt.UTC)
-    clock, offset = re.fullmatch(r"(.*?)([Zz]|[+ -][0-9:]*)?", text[11:]).groups()  # type: ignore[union-attr]
-    hour, minute, seconds = (*clock.split(":"), "0", "0", "0")[:3] if clock else ("0", "0", "0")
-    whole, _, fraction = seconds.replace(",", ".").partition(".")
-    second = int(day.timestamp()) + int(hour) * 3600 + int(minute) * 60 + int(whole)
-    return Moment(second - _offset_seconds(offset or "Z"), int(fraction.ljust(9, "0")))
+    year, month, day, clock, fraction, offset = _PARTS.fullmatch(text).groups()  # type: ignore[union-attr]
+    clock = (clock or "").replace(":", "").ljust(6, "0")
+    second = int(dt.datetime(int(year), int(month), int(day), tzinfo=dt.UTC).timestamp())
+    second += int(clock[:2]) * 3600 + int(clock[2:4]) * 60 + int(clock[4:])
+    return Moment(second - _offset_seconds(offset), Decimal(f"0.{fraction or 0}"))
 
 
 def _offset_seconds(offset: str) -> int:
-    if offset in {"Z", "z"}:
+    if offset in {"", "Z", "z"}:
         return 0
     digits = offset[1:].replace(":", "").ljust(4, "0")
     seconds = int(digits[:2]) * 3600 + int(digits[2:]) * 60
