@@ -19,6 +19,7 @@ BATCH = {"BANDMETER_INGEST_BATCH_BYTES": "40000"}
 ROUNDS = 8
 ROUNDS_SOAK = 50
 POLL_SECONDS = 0.005
+MOMENT_SECONDS = 0.04  # a batch takes about as long
 
 
 @pytest.fixture
@@ -57,13 +58,15 @@ def start(command, path):
     )
 
 
-def kill_when(process, is_time) -> bool:
-    """Kill once it is time; whether it still ran."""
+def kill_when(process, is_time, later_s) -> bool:
+    """Kill once it is time, and a moment later; whether it still ran."""
     while True:
         try:
             process.communicate(timeout=POLL_SECONDS)
         except subprocess.TimeoutExpired:
             if is_time():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=later_s)
                 process.kill()
                 process.communicate()
                 return True
@@ -94,7 +97,7 @@ def test_killed_over_and_over(command, log, rounds):
         def is_time(polling=polling, target=target, by_time=by_time):
             return next(polling, None) is None if by_time else command.position() >= target
 
-        if not kill_when(start(command, path), is_time):
+        if not kill_when(start(command, path), is_time, draw.random() * MOMENT_SECONDS):
             if kills < rounds // 2:
                 pytest.fail(f"finished after {kills} kills: the log is too small")
             break

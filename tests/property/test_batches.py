@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -18,12 +19,16 @@ TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
 USERS = [b"cust-acme-zone-res-session-%d", b"stranger%d", b"shop.test", b"cust-acme-zone-res"]
 
 
+TABLES = ("source", "usage_5m", "usage_hour", "usage_day", "newest", "reject", "state")
+WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
+
+
 class CrashError(Exception):
     """The process died."""
 
 
 class UnreliableStore(SqliteStore):
-    """Dies before or after the commit, or hears of a batch twice, as `fate` says."""
+    """Dies before, within or after the transaction, or hears of a batch twice, as `fate` says."""
 
     def __init__(self, path, fate):
         super().__init__(path)
@@ -33,8 +38,8 @@ class UnreliableStore(SqliteStore):
         event = next(self.fate, "fine")
         if event == "dies before":
             raise CrashError
-        if event == "dies within":
-            self._writer.set_authorizer(lambda action, *_: 1 if action == 18 else 0)  # no INSERT of rejects or newest
+        if event in TABLES:  # a write to this table fails
+            self._writer.set_authorizer(lambda action, table, *_: int(action in WRITES and table == event))
             try:
                 super().write(batch)
             except Exception as error:
@@ -66,7 +71,7 @@ def zones(meter):
 
 
 COLUMNS = ("time", "identity", "bytes_up", "bytes_down")
-FATES = st.lists(st.sampled_from(["fine", "dies before", "dies within", "dies after", "twice"]), max_size=25)
+FATES = st.lists(st.sampled_from(["fine", "dies before", *TABLES, "dies after", "twice"]), max_size=25)
 
 
 @settings(max_examples=8 * TIMES_MORE)
