@@ -16,7 +16,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.ingest import source
-from bandmeter.store import SqliteStore
+from bandmeter.store import MemoryStore, SqliteStore
 
 COLUMNS = ("time", "identity", "bytes_up", "bytes_down")
 
@@ -575,6 +575,20 @@ def test_two_ingests_take_turns_batch_by_batch(make_meter, tmp_path, log):
     assert state.outcomes.counted == 300
     store.close()
     second.store.close()
+
+
+def test_an_ingest_that_is_always_too_late_gives_up(make_meter, log):
+    """And says so, instead of trying for ever."""
+
+    class Busy(MemoryStore):
+        def write(self, batch):
+            return 0
+
+    meter = make_meter(store=Busy())
+    meter.add_zone("acme", "res")
+    log.write_bytes(lines(0, 3))
+    with pytest.raises(BandmeterError, match="another process"):
+        meter.feed(log)
 
 
 def test_a_path_that_is_a_pipe_is_read_whole(command, log):

@@ -72,7 +72,7 @@ RUBBISH = {
     "a line without an end": b"x" * 40_000_000,
     "short lines": b"?\n" * 40_000,
     "a zone that is not there": b'{"time":1795132800,"account":"acme","zone":"no","bytes_up":1,"bytes_down":2}\n'
-    * 120_000,
+    * 300_000,
 }
 
 

@@ -38,6 +38,7 @@ FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
 REJECTS_MAX = 10_000  # of a batch that can be divided; each costs some 2 KB
 REJECTS_BATCH_BYTES = 65_536  # a batch as small as this is not divided
 HEADER_BYTES_MAX = 65_536
+MOVES_MAX = 100  # times in a row that another process was faster
 READ_BYTES = 1 << 20
 # So many first lines, none of which has the format's form, are a wrong --format and not damage.
 WRONG_FORMAT_LINES = 20
@@ -100,13 +101,15 @@ class Pipeline:
         Raises `input_invalid` when the file cannot be read or is not of the format; what was committed stays.
         """
         with source.seekable(path, self._folder) as real_path:
-            earlier = Outcomes()
-            while True:
+            earlier, in_vain = Outcomes(), 0
+            while in_vain < MOVES_MAX:
                 run = _FileRun(self, real_path, path, job, progress)
                 try:
                     return run.ingest(earlier)
                 except Moved:
                     earlier = earlier.plus(run.done)  # ours, and not another process's
+                    in_vain = 0 if run.done.received else in_vain + 1
+        raise BandmeterError(errors.UNAVAILABLE, f"{path} is counted by another process all the time: try again later.")
 
 
 class _FileRun:
