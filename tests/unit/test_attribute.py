@@ -9,7 +9,7 @@ import pytest
 from bandmeter.domain.contracts import Batch
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import OTHERS, SIDED, UNSIDED, Side, pack
-from bandmeter.ingest.attribute import Attribution, Key
+from bandmeter.ingest.attribute import SEPARATOR, Attribution, Owner
 
 ZONES = [
     Zone(1, "acme", "res"),
@@ -143,14 +143,13 @@ def test_account_and_zone_of_the_command_are_for_records_that_name_none(make_met
 def test_two_accounts_may_have_a_zone_of_one_name():
     """A domain that two CDN zones are named after is nobody's until one registers it."""
     found = Attribution([Zone(1, "a", "shop.test", "cdn"), Zone(2, "b", "shop.test", "cdn")])
-    assert found.find(Key(None, None, "shop.test")) is None
-    assert found.find(Key("b", "shop.test", None)).number == 2
+    assert found.find(Owner("shop.test", is_named=False)) == "shop.test"
+    assert found.find(Owner(f"b{SEPARATOR}shop.test", is_named=True)).number == 2
 
 
 def test_no_identity_at_all_waits_under_a_dash_and_can_be_registered():
-    assert Attribution([]).find(Key(None, None, None)) is None
-    assert Attribution.unclaimed_name(None) == "-"
-    assert Attribution([Zone(1, "a", "b", identities=("-",))]).find(Key(None, None, None)).number == 1
+    assert Attribution([]).find(Owner(None, is_named=False)) == "-"
+    assert Attribution([Zone(1, "a", "b", identities=("-",))]).find(Owner(None, is_named=False)).number == 1
 
 
 def test_sessions_do_not_multiply_groups(make_meter, monkeypatch):
@@ -160,7 +159,9 @@ def test_sessions_do_not_multiply_groups(make_meter, monkeypatch):
         meter.add_zone("acme", f"zone{i}-x" if i % 2 else f"zone{i}")
     keys = []
     find = Attribution.find
-    monkeypatch.setattr(Attribution, "find", lambda self, key: keys.append(key) or find(self, key))
+    monkeypatch.setattr(
+        Attribution, "find", lambda self, owner, caller: keys.append(owner) or find(self, owner, caller)
+    )
     names = [zone.name for zone in meter.zones]
     meter.feed(
         lines(

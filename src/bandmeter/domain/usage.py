@@ -131,6 +131,7 @@ NETWORK = Dimension(
 ACCESS = Dimension("access", 8, 2, ("api", "lpm", "bext", "cloud_lpm"))
 POOL = Dimension("pool", 10, 1, ("default", "extra"))
 DIMENSIONS = {d.name: d for d in (SCHEME, IP_VERSION, NETWORK, ACCESS, POOL)}
+DIMENSION_BITS = POOL.shift + POOL.bits  # of all of them packed
 NETWORKS = NETWORK.values[1:]
 
 

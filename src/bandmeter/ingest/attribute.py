@@ -13,23 +13,35 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from bandmeter.domain.tenancy import ZONE_MARK
+from bandmeter.domain.tenancy import ZONE_MARK, Zone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from bandmeter.domain.tenancy import Zone
-
 NOBODY = "-"  # the identity of records that name none
+SEPARATOR = "\x01"  # between account and zone in an owner's text: no line that is decoded holds it
 _CUSTOMER_MARK = re.compile(r"(?:^|-)cust(?:omer)?-")
 
 
-class Key(NamedTuple):
-    """What a batch's records are folded by: the zone named, or the identity without its parameters."""
+class Owner(NamedTuple):
+    """What records are attributed by: `text` is an account and zone in one when `is_named`, else an identity."""
 
-    account: str | None
-    zone: str | None
-    identity: str | None
+    text: str | None
+    is_named: bool
+
+
+class Caller(NamedTuple):
+    """Who brings the records: `account` and `zone` are for those that name none.
+
+    `is_restricted`: only zones of `account` may get traffic; what belongs to another, or to nobody, is refused.
+    """
+
+    account: str = ""
+    zone: str = ""
+    is_restricted: bool = False
+
+
+NO_CALLER = Caller()
 
 
 class Attribution:
@@ -78,13 +90,18 @@ class Attribution:
         first_word = f"regexp_extract({identity}, '(?s)^.*?{ZONE_MARK}[^-]*|^.*')"
         return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
-    def find(self, key: Key) -> Zone | None:
-        """The zone of a key, or None."""
-        if key.account is not None and key.zone is not None:
-            return self._by_name.get((key.account, key.zone))
-        if key.identity is None:
-            return self._by_identity.get(NOBODY)
-        return self._find_identity(key.identity)
+    def find(self, owner: Owner, caller: Caller = NO_CALLER) -> Zone | str | None:
+        """The zone of an owner, or the name under which its traffic waits; None for a zone that must be and is not."""
+        found: Zone | str | None
+        if owner.is_named:
+            account, _, name = (f"{SEPARATOR}{caller.zone}" if owner.text is None else owner.text).partition(SEPARATOR)
+            found = self._by_name.get((account or caller.account, name))
+        else:
+            identity = NOBODY if owner.text is None else owner.text
+            found = self._find_identity(identity) or self.unclaimed_name(identity)
+        if caller.is_restricted and (not isinstance(found, Zone) or found.account != caller.account):
+            return None
+        return found
 
     def _find_identity(self, identity: str) -> Zone | None:
         if zone := self._by_identity.get(identity):
@@ -114,7 +131,7 @@ class Attribution:
         return None
 
     @staticmethod
-    def unclaimed_name(identity: str | None) -> str:
-        """The identity under which traffic waits to be claimed: without parameters, `-` when there is none."""
-        head, mark, rest = (identity or NOBODY).partition(ZONE_MARK)
+    def unclaimed_name(identity: str) -> str:
+        """The identity under which traffic waits to be claimed: without parameters."""
+        head, mark, rest = identity.partition(ZONE_MARK)
         return head + mark + rest.partition("-")[0]

@@ -10,6 +10,7 @@ Law 2: received = counted + duplicate + no_target + unattributed + rejected. Alw
 from __future__ import annotations
 
 import dataclasses
+import functools
 from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,9 +22,10 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import check as check_format
 from bandmeter.formats.tsv import with_columns
 from bandmeter.ingest import clean, place, source
-from bandmeter.ingest.attribute import Attribution
+from bandmeter.ingest.attribute import Attribution, Caller
 from bandmeter.ingest.commit import Committer, Moved
 from bandmeter.ingest.decode import Decoder
+from bandmeter.ingest.query import Reading
 from bandmeter.ingest.records import REJECT_TEXT_BYTES_MAX, Records
 from bandmeter.ingest.scratch import Scratch
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Format, Store
     from bandmeter.domain.tenancy import Zone
+    from bandmeter.ingest.decode import Groups
 
 BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
 FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
@@ -130,6 +133,7 @@ class _FileRun:
         self._path, self._shown_path, self._job, self._progress = real_path, path, job, progress
         self._found = source.find(self._store, job.source_name, job.format.name, real_path)
         self._state = self._found.state._replace(path=path)
+        self._caller = Caller(job.account or "", job.zone or "")
         self._notes = [self._found.note] if self._found.note else []
         if not self._state.number and path != source.STDIN and self._store.has_path(job.source_name, path):
             self._notes = [source.REPLACED]
@@ -175,7 +179,7 @@ class _FileRun:
                 content.push_back(self._scratch.bytes(cut))
                 has_ended = has_ended or not cut
                 self._scratch.cut(cut)
-                newest_ms = decoder.newest_ms(self._scratch.path, self._clock_ms()) if cut else None
+                newest_ms = decoder.newest_ms(self._clock_ms()) if cut else None
                 if newest_ms is not None and (counted_ms is None or newest_ms > counted_ms):
                     new = source.new(self._state.name, self._state.format, self._shown_path)
                     self._found = self._found._replace(state=new, is_shorter=False)
@@ -200,11 +204,12 @@ class _FileRun:
         if log_format.has_header:
             names = job.columns or tuple(self._state.columns.split("\t") if self._state.columns else self._header())
             if names == ("",) and not self._state.position:  # nothing is there yet
-                return Decoder(log_format)
+                return Decoder(log_format, Reading(), self._scratch.path)
             log_format = with_columns(names)
             self._state = self._state._replace(columns="\t".join(names))
             check_format(log_format)
-        decoder = Decoder(log_format, job.account, job.zone)
+        reading = Reading(has_default_zone=bool(job.account and job.zone))
+        decoder = Decoder(log_format, reading, self._scratch.path)
         decoder.attribute_with(self._attribution)
         return decoder
 
@@ -265,8 +270,8 @@ class _FileRun:
         head = self._head(before)
         size = self._scratch.length
         newlines, has_long_line = clean.count(self._scratch)
-        records = Records(self._decoder, self._scratch, now_ms, newlines, is_suspect=has_long_line)
-        rejects = records.read(self._attribution, start, self._store, REJECTS_MAX if is_divisible else newlines)
+        records = Records(self._decoder, self._place, self._scratch, now_ms, newlines, is_suspect=has_long_line)
+        rejects = records.read(start, REJECTS_MAX if is_divisible else newlines)
         if rejects is None:
             return None
         self._refuse_wrong_format(start, rejects, records.received)
@@ -276,12 +281,16 @@ class _FileRun:
             position=start.position + size,
             check=source.check_of(tail),
             lines=start.lines + newlines,
-            outcomes=start.outcomes.plus(placed.outcomes).plus(Outcomes(len(rejects), rejected=len(rejects))),
+            outcomes=start.outcomes.plus(placed.total).plus(Outcomes(len(rejects), rejected=len(rejects))),
             newest_ms=max(filter(None, (start.newest_ms, *placed.newest_ms.values())), default=None),
             note=self._note_of(start, records.unmeterable),
         )
         self._tail = tail[-source.CHECK_BYTES :]
         return Batch(before, after, placed.rows, placed.newest_ms, rejects, now_ms, self._found.considered)
+
+    def _place(self, groups: Groups, now_ms: int) -> place.Placed:
+        find = functools.partial(self._attribution.find, caller=self._caller)
+        return place.place(groups, find, self._store, now_ms, judged_by=self._job.format.side)
 
     def _head(self, before: SourceState) -> bytes:
         """The content's beginning, as far as it is counted with the scratch."""

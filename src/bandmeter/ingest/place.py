@@ -15,140 +15,164 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bandmeter.domain import errors
-from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.usage import NETWORK, SIDED, UNSIDED, Outcomes, Side
-from bandmeter.ingest.attribute import Attribution, Key
-from bandmeter.ingest.decode import FLAG_CLIENT, FLAG_NO_TARGET, FLAG_PLAIN, FLAG_TARGET
+from bandmeter.domain.usage import DIMENSION_BITS, NETWORK, SIDED, UNSIDED, Outcomes, Side
+from bandmeter.ingest.query import (
+    BUCKET_MS,
+    BUCKET_SHIFT,
+    FLAG_BITS,
+    FLAG_CLIENT,
+    FLAG_NO_TARGET,
+    FLAG_PLAIN,
+    FLAG_TARGET,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Format, Store
     from bandmeter.domain.tenancy import Zone
-    from bandmeter.ingest.decode import Decoder
+    from bandmeter.ingest.attribute import Owner
+    from bandmeter.ingest.decode import Groups
 
 MS_A_DAY = 86_400_000
+BUCKET_SECONDS = BUCKET_MS // 1000
 
 
 class Placed(NamedTuple):
-    """Rows as `usage.ROW`, flat; the newest counted traffic by zone number; and what became of the records."""
+    """Rows as `usage.ROW`, flat; the newest counted traffic by zone number; and what became of the records, by body.
+
+    `unknown`: owners that must be zones and are none, whose records are rejects; none of them is in the rest.
+    """
 
     rows: array[int]
     newest_ms: Mapping[int, int]
-    outcomes: Outcomes
+    outcomes: Mapping[int, Outcomes]
+    unknown: Sequence[Owner]
+
+    @property
+    def total(self) -> Outcomes:
+        """The outcomes of all bodies."""
+        total = Outcomes()
+        for one in self.outcomes.values():
+            total = total.plus(one)
+        return total
 
 
-NOTHING = Placed(array("q"), {}, Outcomes())
-
-
-class _Owner(NamedTuple):
-    """Who gets a key's traffic: a zone, or an unattributed identity (`network` 0)."""
-
-    number: int
-    side: Side
-    network: int
+NOTHING = Placed(array("q"), {}, {}, ())
 
 
 def place(
-    decoder: Decoder,
-    keys: list[tuple[str | None, str | None, str | None]],
-    attribution: Attribution,
+    groups: Groups,
+    find: Callable[[Owner], Zone | str | None],
     store: Store,
     now_ms: int,
-) -> tuple[Placed, list[tuple[str, str]]]:
-    """The rows of what `decoder` folded, and the (account, zone) pairs that name no zone: those are rejects."""
-    owners: list[Zone | str] = []
-    numbers: dict[Key, int] = {}
-    unknown: list[tuple[str, str]] = []
-    for key in map(Key._make, keys):
-        zone = attribution.find(key)
-        if zone is None and key.account is not None:
-            unknown.append((key.account, key.zone or ""))
-        else:
-            numbers[key] = len(owners)
-            owners.append(zone or attribution.unclaimed_name(key.identity))
-    groups = decoder.place(numbers)
-    if not len(groups["number"]):
-        return NOTHING, unknown
-    return _place_groups(groups, owners, decoder.format.side, store, now_ms // MS_A_DAY), unknown
+    *,
+    judged_by: Side,
+    plain_side: Side | None = None,
+) -> Placed:
+    """The rows of what was decoded.
+
+    `find` gives an owner's zone, the name under which its traffic waits, or None when it should be a zone and is none.
+    `judged_by`: the side by which traffic of nobody is judged; `plain_side`: whose exchange bytes are that do not say
+    it, None: what the zone bills.
+    """
+    owners = [find(owner) for owner in groups.owners]
+    unknown = [owner for owner, found in zip(groups.owners, owners, strict=True) if found is None]
+    if unknown:
+        is_known = np.array([found is not None for found in owners])[groups.owner]
+        groups = groups.only(is_known)
+    if not len(groups.key):
+        return NOTHING._replace(unknown=unknown)
+    placing = _Placing(groups, owners, judged_by, plain_side)
+    return placing.place(store, now_ms // MS_A_DAY)._replace(unknown=unknown)
 
 
-def _place_groups(groups: dict[str, Any], owners: list[Zone | str], side: Side, store: Store, day: int) -> Placed:
-    if any(np.ma.is_masked(values) for values in groups.values()):
-        raise BandmeterError(errors.FAILURE, "A sum of the batch is beyond 64 bits: it was not counted.")
-    columns = {name: np.asarray(values, dtype=np.int64) for name, values in groups.items()}
-    flags = columns["flags"]
-    is_unsided = (flags & (FLAG_TARGET | FLAG_CLIENT)) == 0
-    is_nobody = np.array([isinstance(owner, str) for owner in owners])[columns["number"]]
-    billed_client = np.array([_billed(owner, side) is Side.CLIENT for owner in owners])[columns["number"]]
-    is_plain = (flags & FLAG_PLAIN) != 0
-    plain_is_target = is_plain & ~billed_client & ((flags & FLAG_NO_TARGET) == 0)
-    has_target = ((flags & FLAG_TARGET) != 0) | plain_is_target
-    has_client = ((flags & FLAG_CLIENT) != 0) | (is_plain & billed_client)
-    is_counted = np.where(billed_client, has_client | has_target, has_target)
+class _Placing:
+    """The columns that decide: what a group has, what its owner bills, and whether it counts."""
 
-    # A nobody's bytes that did not say their side wait on the target's, whatever its format bills.
-    waits = is_nobody & is_unsided
-    has_target, has_client = np.where(waits, is_counted, has_target), has_client & ~waits
-    numbers, networks = _numbers(
-        columns, owners, is_unsided, is_nobody & is_counted, lambda wanted: store.number_identities(wanted, day)
-    )
-    rows = np.stack(
-        [
-            numbers,
-            columns["bucket"],
-            np.where(NETWORK.code(columns["dimensions"]) == 0, networks << NETWORK.shift, 0) + columns["dimensions"],  # type: ignore[arg-type]
-            *_side(columns, "target", has_target, (flags & FLAG_TARGET) != 0),
-            *_side(columns, "client", has_client, (flags & FLAG_CLIENT) != 0),
-        ],
-        axis=1,
-    )
-    records = columns["records"]
-    outcomes = Outcomes(
-        received=int(records.sum()),
-        counted=int(records[is_counted & ~is_nobody].sum()),
-        no_target=int(records[~is_counted].sum()),
-        unattributed=int(records[is_counted & is_nobody].sum()),
-    )
-    kept = rows[:, 3:].any(axis=1) & (is_counted | ~is_nobody)
-    return Placed(array("q", rows[kept].tobytes()), _newest(numbers, columns["newest_ms"], is_counted), outcomes)
+    def __init__(
+        self, groups: Groups, owners: Sequence[Zone | str | None], judged_by: Side, plain_side: Side | None
+    ) -> None:
+        self.groups, self.owners = groups, owners
+        self.owner = groups.owner
+        flags = (groups.key >> DIMENSION_BITS) & ((1 << FLAG_BITS) - 1)
+        self.is_unsided = (flags & (FLAG_TARGET | FLAG_CLIENT)) == 0
+        self.is_nobody = self._of_owner([isinstance(owner, str) for owner in owners])
+        billed = [judged_by if isinstance(owner, str) or owner is None else owner.side for owner in owners]
+        billed_client = self._of_owner([side is Side.CLIENT for side in billed])
+        plain_client = billed_client if plain_side is None else np.full(len(flags), plain_side is Side.CLIENT)
+        is_plain = (flags & FLAG_PLAIN) != 0
+        self.names_target, self.names_client = (flags & FLAG_TARGET) != 0, (flags & FLAG_CLIENT) != 0
+        has_target = self.names_target | (is_plain & ~plain_client & ((flags & FLAG_NO_TARGET) == 0))
+        has_client = self.names_client | (is_plain & plain_client)
+        self.is_counted = np.where(billed_client, has_client | has_target, has_target)
+        # A nobody's bytes that did not say their side wait on the target's, whatever its format bills.
+        waits = self.is_nobody & self.is_unsided & (plain_side is None)
+        self.has_target = np.where(waits, self.is_counted, has_target)
+        self.has_client = has_client & ~waits
+        self.is_unsided &= plain_side is None
+
+    def place(self, store: Store, day: int) -> Placed:
+        numbers, networks = self._numbers(lambda wanted: store.number_identities(wanted, day))
+        key = self.groups.key
+        dimensions = key & ((1 << DIMENSION_BITS) - 1)
+        rows = np.stack(
+            [
+                numbers,
+                (key >> BUCKET_SHIFT) * BUCKET_SECONDS,
+                np.where(NETWORK.code(dimensions) == 0, networks << NETWORK.shift, 0) + dimensions,
+                *self._side("target", self.has_target, self.names_target),
+                *self._side("client", self.has_client, self.names_client),
+            ],
+            axis=1,
+        )
+        kept = rows[:, 3:].any(axis=1) & (self.is_counted | ~self.is_nobody)
+        newest_ms = _newest(numbers[self.is_counted], self.groups.newest_ms[self.is_counted])
+        return Placed(array("q", rows[kept].tobytes()), newest_ms, self._outcomes(), ())
+
+    def _of_owner(self, values: Sequence[Any]) -> Any:
+        return np.array(values)[self.owner]
+
+    def _side(self, side: str, has: Any, is_named: Any) -> list[Any]:
+        """One side's four counters: the bytes that name it, else the plain ones; 0 where the side is absent."""
+        groups, sums = self.groups, self.groups.sums
+        up = np.where(is_named, sums[f"{side}_bytes_up"], sums["bytes_up"])
+        down = np.where(is_named, sums[f"{side}_bytes_down"], sums["bytes_down"])
+        return [np.where(has, counter, 0) for counter in (groups.requests, groups.successes, up, down)]
+
+    def _outcomes(self) -> dict[int, Outcomes]:
+        groups = self.groups
+        bodies, place = np.unique(groups.body, return_inverse=True)
+        masks = (self.is_counted & ~self.is_nobody, ~self.is_counted, self.is_counted & self.is_nobody)
+        sums = [np.zeros(len(bodies), dtype=np.int64) for _ in masks]
+        for total, mask in zip(sums, masks, strict=True):
+            np.add.at(total, place[mask], groups.records[mask])
+        by_body = zip(bodies.tolist(), *(total.tolist() for total in sums), strict=True)
+        return {
+            body: Outcomes(counted + no_target + waiting, counted, 0, no_target, waiting)
+            for body, counted, no_target, waiting in by_body
+        }
+
+    def _numbers(
+        self, number_identities: Callable[[list[tuple[str, str]]], dict[tuple[str, str], int]]
+    ) -> tuple[Any, Any]:
+        """Each group's number in the store, and its owner's network code; nobody's are numbered when they must wait."""
+        zones = [None if isinstance(owner, str) else owner for owner in self.owners]
+        numbers = self._of_owner([zone.number if zone else 0 for zone in zones])
+        networks = self._of_owner([NETWORK.values.index(zone.network) if zone else 0 for zone in zones])
+        waits = self.is_nobody & self.is_counted
+        pairs = np.unique(np.stack([self.owner[waits], self.is_unsided[waits]], axis=1), axis=0).tolist()
+        if pairs:
+            wanted = {(n, plain): (str(self.owners[n]), UNSIDED if plain else SIDED) for n, plain in pairs}
+            given = number_identities(sorted(set(wanted.values())))
+            of_pair = np.zeros((len(self.owners), 2), dtype=np.int64)
+            for (n, plain), key in wanted.items():
+                of_pair[n, int(plain)] = given[key]
+            numbers[waits] = of_pair[self.owner[waits], self.is_unsided[waits].astype(np.int64)]
+        return numbers, networks
 
 
-def _billed(owner: Zone | str, side: Side) -> Side:
-    return side if isinstance(owner, str) else owner.side
-
-
-def _side(columns: dict[str, Any], side: str, has: Any, is_named: Any) -> list[Any]:
-    """One side's four counters: the bytes that name it, else the plain ones; 0 where the side is absent."""
-    up = np.where(is_named, columns[f"{side}_bytes_up"], columns["bytes_up"])
-    down = np.where(is_named, columns[f"{side}_bytes_down"], columns["bytes_down"])
-    return [np.where(has, counter, 0) for counter in (columns["requests"], columns["successes"], up, down)]
-
-
-def _numbers(
-    columns: dict[str, Any],
-    owners: list[Zone | str],
-    is_unsided: Any,
-    waits: Any,
-    number_identities: Callable[[list[tuple[str, str]]], dict[tuple[str, str], int]],
-) -> tuple[Any, Any]:
-    """Each group's number in the store, and its owner's network code; nobody's are numbered when they must wait."""
-    zones = [None if isinstance(owner, str) else owner for owner in owners]
-    known = np.array([zone.number if zone else 0 for zone in zones], dtype=np.int64)
-    networks = np.array([NETWORK.values.index(zone.network) if zone else 0 for zone in zones], dtype=np.int64)
-    numbers = known[columns["number"]]
-    pairs = np.unique(np.stack([columns["number"][waits], is_unsided[waits]], axis=1), axis=0).tolist()
-    if pairs:
-        wanted = {(n, plain): (str(owners[n]), UNSIDED if plain else SIDED) for n, plain in pairs}
-        given = number_identities(sorted(set(wanted.values())))
-        for (n, plain), key in wanted.items():
-            numbers[waits & (columns["number"] == n) & (is_unsided == bool(plain))] = given[key]
-    return numbers, networks[columns["number"]]
-
-
-def _newest(numbers: Any, newest_ms: Any, is_counted: Any) -> dict[int, int]:
-    numbers, newest_ms = numbers[is_counted], newest_ms[is_counted]
+def _newest(numbers: Any, newest_ms: Any) -> dict[int, int]:
     order = np.lexsort((newest_ms, numbers))
     return dict(zip(numbers[order].tolist(), newest_ms[order].tolist(), strict=True))  # the last of each number wins
 

@@ -16,10 +16,13 @@ from bandmeter.ingest import clean, place
 from bandmeter.ingest.explain import explain
 
 if TYPE_CHECKING:
-    from bandmeter.domain.contracts import SourceState, Store
-    from bandmeter.ingest.attribute import Attribution
-    from bandmeter.ingest.decode import Decoder
+    from collections.abc import Callable
+
+    from bandmeter.domain.contracts import SourceState
+    from bandmeter.ingest.decode import Decoder, Groups
     from bandmeter.ingest.scratch import Scratch
+
+    Placing = Callable[[Groups, int], place.Placed]
 
 REJECT_TEXT_BYTES_MAX = 65_536  # of a rejected line that is kept
 LINES_MAX = 1_000_000  # that are cleaned at once: 32 MiB of real lines have fewer
@@ -28,22 +31,24 @@ LINES_MAX = 1_000_000  # that are cleaned at once: 32 MiB of real lines have few
 class Records:
     """The records of the batch in the scratch: folded, placed, and what was wrong with the others."""
 
-    def __init__(self, decoder: Decoder, scratch: Scratch, now_ms: int, newlines: int, *, is_suspect: bool) -> None:
-        self._decoder, self._scratch, self._now_ms = decoder, scratch, now_ms
+    def __init__(
+        self, decoder: Decoder, placing: Placing, scratch: Scratch, now_ms: int, newlines: int, *, is_suspect: bool
+    ) -> None:
+        self._decoder, self._placing, self._scratch, self._now_ms = decoder, placing, scratch, now_ms
         self._is_suspect = is_suspect
         self._newlines = newlines
         self.received = newlines
         self.unmeterable = 0
         self.placed = place.NOTHING
 
-    def read(self, attribution: Attribution, start: SourceState, store: Store, limit: int) -> list[Reject] | None:
+    def read(self, start: SourceState, limit: int) -> list[Reject] | None:
         """The rejects; None, and the scratch as it was, when there are more than `limit`."""
         log_format = self._decoder.format
         taken_out: list[Reject] = []
         lines = kept = None
-        folded = self._try_fold()
+        groups = self._try_fold()
         original = b""
-        if folded is None:
+        if groups is None:
             if self._newlines > LINES_MAX > limit:
                 return None
             lines = clean.lines(self._scratch)
@@ -59,18 +64,18 @@ class Records:
                 for index, (reason, detail) in sorted(faults.items())
                 if reason
             ]
-            folded = self._decoder.fold(self._scratch.path, self._now_ms)
-            if folded[0] != len(kept):
-                raise BandmeterError(errors.FAILURE, f"{folded[0]} rows were read of {len(kept)} lines: not counted.")
-        _, bad, keys = folded
-        self.placed, unknown = place.place(self._decoder, keys, attribution, store, self._now_ms)
-        if not bad and not unknown:
+            groups = self._decoder.fold(self._now_ms)
+            if groups.received != len(kept):
+                sentence = f"{groups.received} rows were read of {len(kept)} lines: not counted."
+                raise BandmeterError(errors.FAILURE, sentence)
+        self.placed = self._placing(groups, self._now_ms)
+        if not groups.rejected and not self.placed.unknown:
             return self._checked(taken_out)
-        if self.received - sum(self.placed.outcomes[1:]) > limit:
+        if self.received - self.placed.total.received > limit:
             if original:
                 self._scratch.replace(original)
             return None
-        rows = self._decoder.rejected(self._scratch.path, self._now_ms, unknown)
+        rows = self._decoder.rejected(self._now_ms, self.placed.unknown)
         if lines is None:
             lines, original = clean.lines(self._scratch), self._scratch.bytes()
         self.unmeterable = sum(bool(row["is_unmeterable"]) and row["width"] is not None for row in rows)
@@ -88,21 +93,21 @@ class Records:
 
     def _checked(self, rejects: list[Reject]) -> list[Reject]:
         """Law 2."""
-        if self.received != sum(self.placed.outcomes[1:]) + len(rejects):
+        if self.received != self.placed.total.received + len(rejects):
             raise BandmeterError(errors.FAILURE, "The batch's counts do not add up: it was not counted.")
         return rejects
 
-    def _try_fold(self) -> tuple[int, int, list[tuple[str | None, str | None, str | None]]] | None:
+    def _try_fold(self) -> Groups | None:
         """The fast way, None when the batch has to be cleaned first."""
         if self._is_suspect or not clean.is_clean(self._scratch, is_whole_line=self._decoder.format.split != "tab"):
             return None
         try:
-            folded = self._decoder.fold(self._scratch.path, self._now_ms)
+            groups = self._decoder.fold(self._now_ms)
         except duckdb.InterruptException as error:
             raise KeyboardInterrupt from error
         except duckdb.Error:
             return None
-        return folded if folded[0] == self._newlines else None
+        return groups if groups.received == self._newlines else None
 
     def _reject(
         self,

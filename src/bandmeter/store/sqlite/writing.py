@@ -10,7 +10,7 @@ import numpy as np
 from bandmeter.domain import usage
 from bandmeter.domain.contracts import SourceState, overlaps
 from bandmeter.domain.grid import Resolution
-from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.domain.usage import DIMENSION_BITS, Outcomes, Side
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, STATE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ ROWS_A_STATEMENT = 100  # of one INSERT: more than that gains nothing measurable
 WIDTH = len(usage.ROW)
 KEY_WIDTH = len(usage.ROW_KEY)
 # A row's key in one 64-bit number, for sorting: 5-minute buckets until the year 2600, 134 million zones.
-BUCKET_BITS, DIMENSION_BITS = 26, 11
+BUCKET_BITS = 26
 SUM_MAX = 2**63 - 1  # of a column
 
 
