@@ -41,6 +41,7 @@ class Format:
     example: str  # a real line, so that a reader can lay it beside the columns
     side: Side = Side.TARGET  # by which an identity that no zone claims yet is judged
     pattern: str = ""
+    prefix: str = ""  # where in a line's JSON object the columns are, such as "data."
     nulls: tuple[str, ...] = ()  # what stands for nothing in a tab-separated column: read as NULL
     partial: bool = False  # the log lacks counters: usage is a lower bound
     has_header: bool = False  # the first line names the columns
@@ -90,6 +91,18 @@ def overlaps(head: bytes, other: bytes) -> bool:
     return head.startswith(other) or other.startswith(head)
 
 
+class Receipt(NamedTuple):
+    """What a sender is told again when it sends a batch again: `key` finds it, `body` is a digest of what was sent.
+
+    `expires_s`: Unix seconds after which it may be forgotten, None: never, and a later one of the same key replaces it.
+    """
+
+    key: bytes
+    body: bytes
+    expires_s: int | None
+    answer: bytes
+
+
 class Batch(NamedTuple):
     """Everything that one transaction writes. `before` → `after` is the source's step; `rows` as in `usage.ROW`.
 
@@ -105,6 +118,7 @@ class Batch(NamedTuple):
     rejects: Sequence[Reject]
     committed_ms: int
     considered: int = 0
+    receipts: Sequence[Receipt] = ()
 
 
 class Unattributed(NamedTuple):
@@ -132,6 +146,12 @@ class Store(Protocol):
 
         0, and nothing written, when the source no longer stands where the batch begins: someone else counted it.
         """
+
+    def write_together(self, batches: Sequence[Batch]) -> list[int]:
+        """Write batches of different sources in one transaction; their numbers, or [] and nothing as in `write`."""
+
+    def receipt(self, key: bytes) -> Receipt | None:
+        """What was said of the batch with this key, if it is still remembered."""
 
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""

@@ -32,6 +32,11 @@ METHOD_UNKNOWN = "method_unknown"  # the endpoint exists, but not with this meth
 RATE_LIMITED = "rate_limited"
 UNAVAILABLE = "unavailable"  # the store cannot be read or written now
 FAILURE = "failure"  # ours; the sentence holds no detail
+BODY_TOO_LARGE = "body_too_large"
+BODY_INVALID = "body_invalid"  # a body that cannot be decompressed, or is of no form that we read
+OUT_OF_ORDER = "out_of_order"  # a batch whose number is beyond the next one of its source
+OVERLOADED = "overloaded"  # more is sent than can be taken now
+KEY_REUSED = "key_reused"  # an idempotency key, or a number, that was used with another body
 INPUT_INVALID = "input_invalid"  # a file or an option that cannot be used as it is
 CONFLICT = "conflict"  # what was asked contradicts what is there
 

@@ -28,6 +28,7 @@ import re
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Format
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.formats.cloudevents import CLOUDEVENTS
 from bandmeter.formats.combined import COMBINED
 from bandmeter.formats.haproxy import HAPROXY
 from bandmeter.formats.jsonl import JSONL
@@ -38,7 +39,9 @@ from bandmeter.formats.trafficserver import TRAFFICSERVER
 from bandmeter.formats.tsv import TSV
 from bandmeter.formats.varnish import VARNISH
 
-FORMATS = {f.name: f for f in (JSONL, TSV, SQUID, NGINX, HAPROXY, TRAFFICSERVER, VARNISH, SQUID_NATIVE, COMBINED)}
+FORMATS = {
+    f.name: f for f in (JSONL, CLOUDEVENTS, TSV, SQUID, NGINX, HAPROXY, TRAFFICSERVER, VARNISH, SQUID_NATIVE, COMBINED)
+}
 
 NUMBERS = (
     "target_bytes_up",

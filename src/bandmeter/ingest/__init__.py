@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from bandmeter.ingest.pipeline import FileReport, Job, Pipeline, Progress
+from bandmeter.ingest.job import FileReport, Job, Progress
+from bandmeter.ingest.pipeline import Pipeline
 
 __all__ = ["FileReport", "Job", "Pipeline", "Progress"]

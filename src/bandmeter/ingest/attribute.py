@@ -18,6 +18,7 @@ from bandmeter.domain.tenancy import ZONE_MARK, Zone
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+REMEMBERED_MAX = 65_536  # owners that were looked up, 100 bytes each
 NOBODY = "-"  # the identity of records that name none
 SEPARATOR = "\x01"  # between account and zone in an owner's text: no line that is decoded holds it
 _CUSTOMER_MARK = re.compile(r"(?:^|-)cust(?:omer)?-")
@@ -48,6 +49,7 @@ class Attribution:
     """The catalog's zones at one moment, arranged for look-up."""
 
     def __init__(self, zones: Iterable[Zone]) -> None:
+        self._found: dict[tuple[Owner, Caller], Zone | str | None] = {}
         self._by_name: dict[tuple[str, str], Zone] = {}
         self._by_identity: dict[str, Zone] = {}
         # What CDN zones and wildcards register are domains, which are the same in any case; user names are not.
@@ -90,8 +92,22 @@ class Attribution:
         first_word = f"regexp_extract({identity}, '(?s)^.*?{ZONE_MARK}[^-]*|^.*')"
         return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
+    def cut(self, identity: str) -> str:
+        """The same of one identity."""
+        if self.dashed_names or identity in self.whole_identities:
+            return identity
+        return self.unclaimed_name(identity)
+
     def find(self, owner: Owner, caller: Caller = NO_CALLER) -> Zone | str | None:
         """The zone of an owner, or the name under which its traffic waits; None for a zone that must be and is not."""
+        key = (owner, caller)
+        if key not in self._found:
+            if len(self._found) >= REMEMBERED_MAX:
+                self._found.clear()
+            self._found[key] = self._find(owner, caller)
+        return self._found[key]
+
+    def _find(self, owner: Owner, caller: Caller) -> Zone | str | None:
         found: Zone | str | None
         if owner.is_named:
             account, _, name = (f"{SEPARATOR}{caller.zone}" if owner.text is None else owner.text).partition(SEPARATOR)

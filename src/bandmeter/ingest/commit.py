@@ -1,4 +1,4 @@
-"""Batches are committed on a thread of its own, in order, while the next ones are read and folded."""
+"""Batches are committed in order: at once, or on a thread of its own while the next ones are read and folded."""
 
 from __future__ import annotations
 
@@ -18,13 +18,28 @@ class Moved(Exception):  # noqa: N818 - a signal, not an error
     """Another process counted this source further meanwhile."""
 
 
-class Committer:
-    """Writes batches on a thread of its own, in order. Leaving it waits for those that were put, also on Ctrl-C."""
+class Direct:
+    """Writes each batch at once."""
 
     def __init__(self, store: Store, number: int) -> None:
         self.number = number
         self.done = Outcomes()  # what was committed
         self._store = store
+
+    def put(self, batch: Batch) -> None:
+        """Write a batch; raises `Moved`."""
+        number = self._store.write(batch._replace(before=batch.before._replace(number=self.number)))
+        if not number:
+            raise Moved
+        self.number = number
+        self.done = self.done.plus(batch.after.outcomes.minus(batch.before.outcomes))
+
+
+class Committer(Direct):
+    """Writes batches on a thread of its own, in order. Leaving it waits for those that were put, also on Ctrl-C."""
+
+    def __init__(self, store: Store, number: int) -> None:
+        super().__init__(store, number)
         self._queue: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES_MAX)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="commit")
@@ -57,13 +72,6 @@ class Committer:
         while (batch := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    self._write(batch)
+                    super().put(batch)
                 except BaseException as error:  # noqa: BLE001 - raised again where the pipeline waits
                     self._error = error
-
-    def _write(self, batch: Batch) -> None:
-        number = self._store.write(batch._replace(before=batch.before._replace(number=self.number)))
-        if not number:
-            raise Moved
-        self.number = number
-        self.done = self.done.plus(batch.after.outcomes.minus(batch.before.outcomes))

@@ -19,7 +19,7 @@ from bandmeter.ingest.attribute import Owner
 from bandmeter.ingest.query import NAMED_SHIFT, SUMS, Query, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Format
     from bandmeter.ingest.attribute import Attribution
@@ -32,8 +32,8 @@ class Groups(NamedTuple):
     """Folded records, column by column, a group a place. Columns are arrays of 64-bit integers.
 
     `owners`: the distinct owners; `owner`: the place of each group's owner among them. `key`: as in `query.py`.
-    `sums` has every counter of `query.SUMS`. `body`: which body each group is of, where bodies were numbered.
-    `rejected`: records without a key, which are in no group, by body; with no bodies they are all of body 0.
+    `sums` has every counter of `query.SUMS`. `body`: which of several bodies that were read together each group is of.
+    `rejected`: how many records have no key, and are in no group.
     """
 
     owners: list[Owner]
@@ -45,7 +45,7 @@ class Groups(NamedTuple):
     sums: dict[str, Any]
     newest_ms: Any
     body: Any
-    rejected: dict[int, int]
+    rejected: int
 
     def only(self, mask: Any) -> Groups:
         """Those groups alone."""
@@ -55,10 +55,30 @@ class Groups(NamedTuple):
     @property
     def received(self) -> int:
         """How many records were read, counted or not."""
-        return int(self.records.sum()) + sum(self.rejected.values())
+        return int(self.records.sum()) + self.rejected
 
 
 _NOT_COLUMNS = ("owners", "sums", "rejected")
+
+
+def joined(bodies: Mapping[int, Groups]) -> Groups:
+    """The groups of several bodies, told apart by `body`."""
+    owners: dict[Owner, int] = {}
+    places = []
+    for groups in bodies.values():
+        place = np.array([owners.setdefault(owner, len(owners)) for owner in groups.owners], dtype=np.int64)
+        places.append(place[groups.owner])
+    parts = list(bodies.values())
+    names = ("key", "records", "requests", "successes", "newest_ms")
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Groups(
+        owners=list(owners),
+        owner=np.concatenate(places),
+        sums={name: np.concatenate([part.sums[name] for part in parts]) for name in SUMS},
+        body=np.repeat(list(bodies), [len(part.key) for part in parts]),
+        rejected=sum(part.rejected for part in parts),
+        **columns,
+    )
 
 
 class Decoder:
@@ -136,14 +156,11 @@ class Decoder:
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS name", [list(names)])
 
     def _groups(self, found: dict[str, Any]) -> Groups:
-        bodies = found.get("body", np.zeros(len(found["key"]), dtype=np.int64))
         is_good = ~np.ma.getmaskarray(found["key"])
-        rejected: dict[int, int] = {}
+        rejected = 0
         if not is_good.all():
-            for body, records in zip(bodies[~is_good].tolist(), found["records"][~is_good].tolist(), strict=True):
-                rejected[body] = rejected.get(body, 0) + records
+            rejected = int(found["records"][~is_good].sum())
             found = {name: values[is_good] for name, values in found.items()}
-            bodies = bodies[is_good]
         sums = [found[name] for name in ("records", "requests", "successes", *self._query.sums)]
         if any(np.ma.is_masked(values) for values in sums):
             raise BandmeterError(errors.FAILURE, "A sum of the batch is beyond 64 bits: it was not counted.")
@@ -161,7 +178,7 @@ class Decoder:
             columns["successes"],
             {name: columns.get(name, zeros) for name in SUMS},
             columns["newest_ms"],
-            bodies,
+            zeros,
             rejected,
         )
 

@@ -49,7 +49,6 @@ class Reading:
     `spread`: a long record lies evenly over its 5-minute buckets, and not in its last.
     `header_adjust_bytes` is added to the target's bytes up of each plain HTTP request.
     `has_default_zone`: what names no zone is the caller's; `has_default_account`: a zone alone is of his account.
-    `has_body`: a first column, of which the format knows nothing, numbers the bodies that the lines came in.
     """
 
     side: Side | None = None
@@ -57,7 +56,6 @@ class Reading:
     header_adjust_bytes: int = 0
     has_default_zone: bool = False
     has_default_account: bool = False
-    has_body: bool = False
 
 
 class Query:
@@ -80,8 +78,7 @@ class Query:
         return "requests" in self._present
 
     def folded(self, now: str) -> str:
-        """Groups of one body, owner and key; `now`: SQL for the clock, in ms. Records without a key are groups too."""
-        body = "body, " if self.reading.has_body else ""
+        """Groups of one owner and key; `now`: SQL for the clock, in ms. Records without a key are groups too."""
         last = " FILTER (is_last)" if self.reading.spread else ""
         requests = f"coalesce(sum(requests){last}, 0)" if self.counts_requests else "0"
         is_success = "(status BETWEEN 200 AND 299 OR status = 404)" + (" AND is_last" if self.reading.spread else "")
@@ -92,7 +89,7 @@ class Query:
             successes = "0"
         sums = "".join(f", {self._sum(field)} AS {field}" for field in self.sums)
         judged = self._judged(now)
-        return f"""SELECT {body}owner, key, count(*){last} AS records, TRY_CAST({requests} AS BIGINT) AS requests,
+        return f"""SELECT owner, key, count(*){last} AS records, TRY_CAST({requests} AS BIGINT) AS requests,
             TRY_CAST({successes} AS BIGINT) AS successes{sums}, max(time_ms) AS newest_ms
             FROM ({self._spread(judged) if self.reading.spread else judged}) GROUP BY ALL"""
 
@@ -126,11 +123,10 @@ class Query:
         columns.append(f"{self._unmeterable()} AS is_unmeterable")
         if explains:
             columns += [f"p{i} AS raw_{i}" for i in range(max(widths))]
-        body = "body, " if self.reading.has_body else ""
         dimensions = " + ".join(_code(name) for name in DIMENSIONS if name in self._present) or "0"
         return f"""SELECT *, {self._owner()} AS owner, CASE WHEN {self._is_good(now, len(set(widths)))}
             THEN {self._key()} END AS key FROM (
-                SELECT *, {dimensions} AS dimensions FROM (SELECT {body}{", ".join(columns)} FROM ({self._raw()})))"""
+                SELECT *, {dimensions} AS dimensions FROM (SELECT {", ".join(columns)} FROM ({self._raw()})))"""
 
     def _spread(self, judged: str) -> str:
         """A record for each 5-minute bucket that it lies in; the last has what cannot be divided, and is the record."""
@@ -208,7 +204,6 @@ class Query:
     def _raw(self) -> str:
         """The lines, split into the text columns p0, p1 and so on."""
         columns = self.format.layouts[0].columns
-        body = "body, " if self.reading.has_body else ""
         if self.format.split == "tab":
             count = max(len(layout.columns) for layout in self.format.layouts)
             names = [f"p{i}" for i in range(count)]
@@ -217,10 +212,10 @@ class Query:
             # What a short line lacks is NULL, and must not be taken for a column that holds nothing.
             nulls = ", ".join(f"'{text}'" for text in self.format.nulls)
             picked = ", ".join(f"CASE WHEN {p} NOT IN ({nulls}) THEN {p} END AS {p}, {p} AS whole_{p}" for p in names)
-            return f"SELECT {body}{picked} FROM {self._csv(chr(9), names, pads=True)}"
+            return f"SELECT {picked} FROM {self._csv(chr(9), names, pads=True)}"
         lines = self._csv(SEPARATOR, ["line"])  # which splits nothing: a line that holds it was taken out
         if self.format.split == "json":
-            keys = ", ".join(f"'$.{column}'" for column in columns)
+            keys = ", ".join(f"'$.{self.format.prefix}{column}'" for column in columns)
             parts = f"TRY(json_extract_string(line, [{keys}]))"
             picked = ", ".join(f"part[{i + 1}] AS p{i}" for i in range(len(columns)))
         else:
@@ -228,11 +223,10 @@ class Query:
             pattern = re.sub(r"\(\?P<\w+>", "(", self.format.pattern).replace("'", "''")
             parts = f"regexp_extract(line, '{pattern}', [{names_sql}])"
             picked = ", ".join(f"part.{column} AS p{i}" for i, column in enumerate(columns))
-        return f"SELECT {body}line, {picked} FROM (SELECT {body}line, {parts} AS part FROM {lines})"
+        return f"SELECT line, {picked} FROM (SELECT line, {parts} AS part FROM {lines})"
 
     def _csv(self, separator: str, columns: list[str], nulls: tuple[str, ...] = (), *, pads: bool = False) -> str:
-        types = ({"body": "INTEGER"} if self.reading.has_body else {}) | dict.fromkeys(columns, "VARCHAR")
-        names = ", ".join(f"'{name}': '{kind}'" for name, kind in types.items())
+        names = ", ".join(f"'{name}': 'VARCHAR'" for name in columns)
         null_texts = ", ".join(f"'{text}'" for text in nulls or (NEVER,))
         return (
             f"read_csv('{self._path}', delim = '{separator}', header = false, quote = '', escape = '', comment = '', "

@@ -46,6 +46,11 @@ class Scratch:
         self.cut(len(content))  # first: nothing is mapped behind the file's end
         self._view[: len(content)] = content
 
+    def hold(self, content: bytes) -> None:
+        """Hold this, and forget what was before."""
+        os.ftruncate(self._fd, self.size)
+        self.replace(content)
+
     def cut(self, length: int) -> None:
         """Keep the first `length` bytes: the file that DuckDB sees ends there."""
         self.length = length

@@ -42,7 +42,7 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Content:
-    """The decompressed bytes of a file, read from the beginning to the end once; `size` is the file's own.
+    """The decompressed bytes of a file, read from the beginning to the end once.
 
     A compressed file that ends in the middle is content up to there, and `is_torn`.
     """
@@ -53,7 +53,6 @@ class Content:
         self.offset = 0
         self._raw = raw
         self._pushed_back = b""
-        self.size = os.fstat(raw.fileno()).st_size
         magic = os.pread(raw.fileno(), 4, 0)
         self._compression = next((name for start, name in _MAGIC.items() if magic.startswith(start)), "")
         if self._compression == "gzip":
@@ -104,12 +103,39 @@ class Content:
     def skip_to(self, position: int) -> bool:
         """Go forward to `position`; False when the content ends before it."""
         if not self._compression:
-            self.offset = min(position, os.fstat(self._raw.fileno()).st_size)
+            self.offset = min(position, self.size)
             self._raw.seek(self.offset)
         while self.offset < position:
             if not self.read(min(_READ_BYTES, position - self.offset)):
                 return False
         return True
+
+    def return_to(self, position: int, tail: bytes) -> bool:
+        """Go back to `position` of an uncompressed file; whether the bytes before it are still `tail`."""
+        if os.pread(self.fileno, len(tail), position - len(tail)) != tail or self.size < position:
+            return False
+        self._raw.seek(position)
+        self.offset, self._pushed_back = position, b""
+        return True
+
+    @property
+    def fileno(self) -> int:
+        """The open file's descriptor."""
+        return self._raw.fileno()
+
+    @property
+    def size(self) -> int:
+        """Of the file itself, now."""
+        return os.fstat(self.fileno).st_size
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the content is something else than the file's own bytes."""
+        return bool(self._compression)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
 
     @property
     def progress_bytes(self) -> int:
@@ -117,15 +143,18 @@ class Content:
         return self._raw.tell()
 
 
-@contextlib.contextmanager
-def opened(path: str) -> Iterator[Content]:
+def open_content(path: str) -> Content:
     """Open a file; `input_invalid` when that cannot be done."""
     try:
-        raw = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed below
+        raw = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - closed with the content
     except OSError as error:
         raise BandmeterError(errors.INPUT_INVALID, f"{path} cannot be opened: {error.strerror}.") from error
-    with raw:
-        yield Content(raw, path)
+    return Content(raw, path)
+
+
+def opened(path: str) -> contextlib.closing[Content]:
+    """The same, for a `with` statement."""
+    return contextlib.closing(open_content(path))
 
 
 @contextlib.contextmanager
@@ -153,6 +182,7 @@ def _is_pipe(path: str) -> bool:
 
 
 REPLACED = "it was truncated or replaced: counted as a new file"
+WAITING = "the last line has no newline yet: it waits"
 OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
 
 

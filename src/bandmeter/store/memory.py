@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed, overlaps
+from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.grid import Resolution, Span, floor_to
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Outcomes, Row, Selection, Side
 
@@ -33,6 +33,7 @@ class MemoryStore:
         self._identities: dict[tuple[str, str], int] = {}
         self._identities_of_day: dict[int, int] = defaultdict(int)
         self._claims: dict[int, tuple[int, Side, str]] = {}
+        self._receipts: dict[bytes, Receipt] = {}
         self._committed_ms: int | None = None
 
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
@@ -42,27 +43,39 @@ class MemoryStore:
         return any((s.name, s.path) == (name, path) for s in self._sources.values())
 
     def write(self, batch: Batch) -> int:
+        return next(iter(self.write_together([batch])), 0)
+
+    def write_together(self, batches: Sequence[Batch]) -> list[int]:
         with self._lock:
-            before = self._sources.get(batch.before.number)
-            if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
-                return 0
-            number = batch.before.number or len(self._sources) + 1
-            outcomes = batch.after.outcomes
-            if before:
-                outcomes = before.outcomes.plus(batch.after.outcomes.minus(batch.before.outcomes))
-            self._sources[number] = batch.after._replace(
-                number=number,
-                outcomes=outcomes,
-                committed_ms=batch.committed_ms,
-            )
-            self._rejects[number].extend(batch.rejects)
-            for start in range(0, len(batch.rows), WIDTH):
-                self._add(tuple(batch.rows[start : start + WIDTH]))
-            for zone, newest_ms in batch.newest_ms.items():
-                owner = self._claims[zone][0] if zone in self._claims else zone
-                self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
-            self._committed_ms = batch.committed_ms
-            return number
+            for batch in batches:
+                before = self._sources.get(batch.before.number)
+                if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
+                    return []
+            return [self._write(batch) for batch in batches]
+
+    def _write(self, batch: Batch) -> int:
+        before = self._sources.get(batch.before.number)
+        number = batch.before.number or len(self._sources) + 1
+        outcomes = batch.after.outcomes
+        if before:
+            outcomes = before.outcomes.plus(batch.after.outcomes.minus(batch.before.outcomes))
+        self._sources[number] = batch.after._replace(
+            number=number,
+            outcomes=outcomes,
+            committed_ms=batch.committed_ms,
+        )
+        self._rejects[number].extend(batch.rejects)
+        for start in range(0, len(batch.rows), WIDTH):
+            self._add(tuple(batch.rows[start : start + WIDTH]))
+        for zone, newest_ms in batch.newest_ms.items():
+            owner = self._claims[zone][0] if zone in self._claims else zone
+            self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
+        self._receipts |= {receipt.key: receipt for receipt in batch.receipts}
+        self._committed_ms = batch.committed_ms
+        return number
+
+    def receipt(self, key: bytes) -> Receipt | None:
+        return self._receipts.get(key)
 
     def _has_newcomer(self, batch: Batch) -> bool:
         known = self.find_sources(batch.before.name, batch.after.head)

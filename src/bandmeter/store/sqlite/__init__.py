@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bandmeter.domain import errors, grid, usage
-from bandmeter.domain.contracts import Batch, Reject, SourceState, Unattributed
+from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Selection, Side
@@ -148,19 +148,18 @@ class SqliteStore:
         return found.fetchone() is not None
 
     def write(self, batch: Batch) -> int:
-        with self._transaction() as db:
-            number = writing.move_source(db, batch)
-            if not number:
-                return 0
-            rows, newest_ms = writing.redirect_claimed(db, batch)
-            writing.add_rows(db, rows)
-            writing.add_newest(db, newest_ms)
-            db.executemany(
-                "INSERT INTO reject VALUES (?, ?, ?, ?, ?, ?, ?)",
-                ((number, *reject) for reject in batch.rejects),
-            )
-            db.execute("UPDATE state SET committed_ms = ?", [batch.committed_ms])
-            return number
+        return next(iter(self.write_together([batch])), 0)
+
+    def write_together(self, batches: Sequence[Batch]) -> list[int]:
+        try:
+            with self._transaction() as db:
+                return writing.write(db, batches)
+        except writing.StaleError:
+            return []
+
+    def receipt(self, key: bytes) -> Receipt | None:
+        row = self._reader.execute("SELECT key, body, expires_s, answer FROM receipt WHERE key = ?", [key]).fetchone()
+        return Receipt(*row) if row else None
 
     def note_duplicates(self, source: int, lines: int) -> None:
         with self._transaction() as db:

@@ -186,7 +186,9 @@ def ingest(
         sentence = f"There is no zone {labels.account}/{labels.zone}: add it, or look at `bandmeter zone list`."
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     batch_bytes = parts.config.ingest.batch_bytes
-    pipeline = Pipeline(parts.store, parts.catalog.zones, clock_ms, parts.config.data, batch_bytes)
+    pipeline = Pipeline(
+        parts.store, parts.catalog.zones, clock_ms, parts.config.data, batch_bytes, version=parts.catalog.version
+    )
     with contextlib.closing(pipeline):
         for path in paths:
             try:

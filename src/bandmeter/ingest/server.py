@@ -1,0 +1,180 @@
+"""The process that ingests: it counts what workers hand over and what its sources write, so that there is one writer.
+
+A thread counts bodies, as many together as wait; another follows files; the event loop only moves bytes. What is held
+in memory is bounded before it is read (law 9): whoever comes when the bound is reached is told to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import structlog
+
+from bandmeter.domain import errors
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.ingest import wire
+from bandmeter.ingest.attribute import Caller
+from bandmeter.ingest.posts import OutOfOrderError, Post, Poster
+
+if TYPE_CHECKING:
+    from bandmeter.domain.contracts import Format
+
+HELD_BYTES_MAX = 67_108_864  # of bodies that wait or are being counted: two of the largest, or a second's worth
+HELD_POSTS_MAX = 1_024  # each waits for some 0.2 ms of work: a fifth of a second
+TOGETHER_MAX = 256  # bodies that share a commit
+TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the first one waits for the last
+STREAM_BYTES = 1 << 20  # that the loop reads ahead of one connection
+_log = structlog.get_logger(__name__)
+
+
+class _Waiting(NamedTuple):
+    """A body, and whom to tell what became of it."""
+
+    post: Post
+    tell: Callable[[wire.Answer], None]
+
+
+class Counter:
+    """Counts bodies on a thread of its own, those that wait together in one commit."""
+
+    def __init__(self, poster: Poster, name: str = "post") -> None:
+        self.fault = ""  # why nothing can be counted now; "" when the last commit went well
+        self._poster = poster
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Count what waits, and end."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def put(self, post: Post, tell: Callable[[wire.Answer], None]) -> None:
+        """Count a body; `tell` is called on the counter's thread."""
+        self._queue.put(_Waiting(post, tell))
+
+    def _run(self) -> None:
+        has_ended = False
+        while not has_ended:
+            together, has_ended = self._take()
+            if not together:
+                continue
+            for waiting, answer in zip(together, self._count([w.post for w in together]), strict=True):
+                waiting.tell(answer)
+
+    def _take(self) -> tuple[list[_Waiting], bool]:
+        """What waits, up to the bound; and whether it was the last."""
+        together: list[_Waiting] = []
+        size = 0
+        first = self._queue.get()
+        while first is not None:
+            together.append(first)
+            size += len(first.post.content)
+            if len(together) >= TOGETHER_MAX or size >= TOGETHER_BYTES_MAX:
+                return together, False
+            try:
+                first = self._queue.get_nowait()
+            except queue.Empty:
+                return together, False
+        return together, True
+
+    def _count(self, posts: list[Post]) -> list[wire.Answer]:
+        try:
+            answers = self._poster.count(posts)
+        except BandmeterError as error:
+            if len(posts) > 1:  # one of them must not harm its neighbours
+                return [self._count([post])[0] for post in posts]
+            self.fault = error.sentence if error.code == errors.UNAVAILABLE else self.fault
+            return [_refusal(error)]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the senders are told and the process goes on
+            if len(posts) > 1:
+                return [self._count([post])[0] for post in posts]
+            _log.error("a body could not be counted", error=type(error).__name__, exc_info=True)
+            return [wire.Answer(code=errors.FAILURE, sentence="The server failed.")]
+        self.fault = ""
+        return [_refusal(a) if isinstance(a, BandmeterError) else wire.Answer(body=a) for a in answers]
+
+
+def _refusal(error: BandmeterError) -> wire.Answer:
+    expected = error.expected if isinstance(error, OutOfOrderError) else None
+    return wire.Answer(code=error.code, sentence=error.sentence, expected=expected)
+
+
+class Server:
+    """Takes bodies from workers over a Unix socket. `find_format` raises `input_invalid`; `status` says how it goes."""
+
+    def __init__(
+        self, counter: Counter, find_format: Callable[[str], Format], status: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._counter, self._find_format, self._status = counter, find_format, status
+        self._held_bytes = self._held_posts = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self, path: Path) -> None:
+        """Listen; the folder of `path` must be ours alone."""
+        self._server = await asyncio.start_unix_server(self._serve, path, limit=STREAM_BYTES)
+
+    async def stop(self) -> None:
+        """Take no more."""
+        if self._server:
+            self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                lengths = wire.decode_lengths(await reader.readexactly(wire.REQUEST_PREFIX_BYTES))
+                answer = await self._answer(reader, *lengths)
+                writer.write(wire.encode_answer(answer))
+                await writer.drain()
+        writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, head_bytes: int, content_bytes: int) -> wire.Answer:
+        head = wire.decode_head(await reader.readexactly(head_bytes))
+        if not head.format:
+            return wire.Answer(body=self._status())
+        if self._held_posts >= HELD_POSTS_MAX or self._held_bytes + content_bytes > HELD_BYTES_MAX:
+            while content_bytes:
+                content_bytes -= len(await reader.read(min(content_bytes, STREAM_BYTES)))
+            return wire.Answer(
+                code=errors.OVERLOADED, sentence="More is sent than can be counted: send it again later."
+            )
+        self._held_bytes += content_bytes
+        self._held_posts += 1
+        try:
+            return await self._count(head, await reader.readexactly(content_bytes))
+        finally:
+            self._held_bytes -= content_bytes
+            self._held_posts -= 1
+
+    async def _count(self, head: wire.Head, content: bytes) -> wire.Answer:
+        try:
+            log_format = self._find_format(head.format)
+        except BandmeterError as error:
+            return _refusal(error)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[wire.Answer] = loop.create_future()
+        caller = Caller(head.account, is_restricted=head.is_restricted)
+        post = Post(log_format, content, caller, head.source, head.seq, head.key, head.columns, head.header_lines)
+
+        def tell(answer: wire.Answer) -> None:
+            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(answer))
+
+        self._counter.put(post, tell)
+        return await told
+
+
+async def _skip(reader: asyncio.StreamReader, size: int) -> None:
+    while size:
+        chunk = await reader.read(min(size, STREAM_BYTES))
+        if not chunk:
+            raise asyncio.IncompleteReadError(chunk, size)
+        size -= len(chunk)

@@ -1,0 +1,256 @@
+"""Following the files of configured sources: through growth, rotation and truncation, for months.
+
+A file is known by its inode while it is open, and by its content otherwise (`source.py`), so it does not matter by
+which name it comes back. A file that was renamed is read to its end before what took its name; one that is gone is read
+on for a while, since a proxy may write to it until it opens the next. What cannot be read now is tried again later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.ingest.commit import Direct, Moved
+from bandmeter.ingest.file import FileRun
+from bandmeter.ingest.pipeline import is_older_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from bandmeter.ingest.job import Job
+    from bandmeter.ingest.tools import Tools
+
+POLL_SECONDS = 0.1  # between two looks at the open files: half of what a reader waits for on average
+SCAN_SECONDS = 1.0  # between two looks for new files
+IDLE_SECONDS = 600.0  # how long a file is kept open after its last line, also one that has lost its name
+RETRY_SECONDS = 5.0  # after a file could not be read or counted
+TURN_SECONDS = 1.0  # of one file, before the others have their turn
+FILES_MAX = 10_000  # open at once, of all sources; the system's own limit may be lower
+_log = structlog.get_logger(__name__)
+
+
+class Watched(NamedTuple):
+    """A configured source: how its lines are read, and the pattern of its files' paths."""
+
+    job: Job
+    pattern: str
+
+
+@dataclasses.dataclass(slots=True)
+class Standing:
+    """How a source is doing: files open, bytes not yet counted, what is wrong; `caught_up_s`: when nothing waited."""
+
+    files: int = 0
+    waiting_bytes: int = 0
+    problem: str = ""
+    caught_up_s: float | None = None
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+
+
+class _Follower:
+    """One file of a source, open or about to be."""
+
+    def __init__(self, tools: Tools, watched: Watched, path: str, uptime_s: Callable[[], float]) -> None:
+        self.watched, self.path = watched, path
+        self.problem = ""
+        self.is_gone = False
+        self.waiting_bytes = 0
+        self._tools, self._uptime_s = tools, uptime_s
+        self._run: FileRun | None = None
+        self._direct = Direct(tools.store, 0)
+        self._seen: tuple[int, int] | None = None  # size and time of the last change when nothing was left to read
+        self._stable: tuple[int, int] | None = None  # the same of a compressed file that may still be written
+        self._asleep_until = 0.0
+        self._changed_at = uptime_s()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is held open: it may then be read though it has no name."""
+        return self._run is not None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._run:
+            self._run.close()
+        self._run = None
+
+    def step(self, should_stop: Callable[[], bool]) -> bool:
+        """Count what is new; whether anything was."""
+        now = self._uptime_s()
+        if now < self._asleep_until:
+            return False
+        try:
+            return self._step(should_stop, now + TURN_SECONDS)
+        except Moved:
+            self.close()  # and looked up again, at once
+            return True
+        except (BandmeterError, OSError) as error:
+            self.close()
+            self._complain(error)
+            self._asleep_until = self._uptime_s() + RETRY_SECONDS
+            return False
+
+    def _complain(self, error: BandmeterError | OSError) -> None:
+        if isinstance(error, BandmeterError):
+            sentence = error.sentence
+        else:
+            sentence = f"{self.path} cannot be read ({error.strerror})."
+        if sentence != self.problem:
+            _log.error("a source cannot be read", source=self.watched.job.source_name, path=self.path, reason=sentence)
+        self.problem = sentence
+
+    def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
+        status = self._status()
+        if status is None or self._seen == _change(status):
+            if self._run and self._uptime_s() - self._changed_at > IDLE_SECONDS:
+                self.close()
+            return False
+        self._changed_at = self._uptime_s()
+        self.waiting_bytes = max(0, status.st_size - (self._run.state.position if self._run else 0))
+        run = self._run or self._open(status)
+        if run is None:
+            return False
+        if not run.content.is_compressed and not run.is_unchanged_before():
+            self.close()  # truncated and written again, or another file
+            return True
+        before = run.state.position
+        run.count(self._direct.put, lambda *_: not should_stop() and self._uptime_s() < until)
+        self.problem = self._problem_of(run)
+        if not run.is_stopped:
+            self.waiting_bytes = 0
+            self._seen = _change(status)
+            if run.content.is_compressed or run.must_reopen:
+                self.close()
+        run.is_stopped = False
+        return run.state.position > before
+
+    def _status(self) -> os.stat_result | None:
+        if self._run:
+            return os.fstat(self._run.content.fileno)
+        try:
+            return os.stat(self.path)  # noqa: PTH116 - as glob gave it
+        except FileNotFoundError:
+            return None
+
+    def _open(self, status: os.stat_result) -> FileRun | None:
+        """The file, opened where its counted part ends; None when there is nothing to count in it now."""
+        if not status.st_size:
+            self._seen = _change(status)
+            return None
+        run = FileRun(self._tools, self.path, self.path, self.watched.job)
+        if run.found.is_shorter and is_older_copy(self._tools, run, self.path):
+            self._seen = _change(status)
+            return None
+        run.open()
+        if run.content.is_compressed and self._stable != _change(status):
+            run.close()
+            self._stable = _change(status)  # it may still be written: looked at again in the next round
+            return None
+        self._direct = Direct(self._tools.store, run.state.number)
+        self._run = run
+        return run
+
+    @staticmethod
+    def _problem_of(run: FileRun) -> str:
+        return next((note for note in run.notes if note.startswith("CANNOT")), "")
+
+
+def _change(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+class Tail:
+    """Follows the files of all sources. Everything but `standings` and `stop` belongs to the thread that runs it."""
+
+    def __init__(
+        self, tools: Tools, sources: Iterable[Watched], uptime_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tools, self._sources, self._uptime_s = tools, tuple(sources), uptime_s
+        self._followers: dict[tuple[str, _Identity], _Follower] = {}
+        self._stopping = threading.Event()
+        self._scanned_at = float("-inf")
+        self.standings = {watched.job.source_name: Standing() for watched in self._sources}
+
+    def run(self) -> None:
+        """Follow until `stop`."""
+        while not self._stopping.is_set():
+            if not self.step():
+                self._stopping.wait(POLL_SECONDS)
+        self.close()
+
+    def stop(self) -> None:
+        """End `run` after the batch that is being counted."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Close all files."""
+        for follower in self._followers.values():
+            follower.close()
+        self._followers.clear()
+
+    def step(self) -> bool:
+        """Look at each file once; whether anything was counted."""
+        now = self._uptime_s()
+        if now - self._scanned_at >= SCAN_SECONDS:
+            self._scan(now)
+        has_counted = False
+        for follower in list(self._followers.values()):
+            if self._stopping.is_set():
+                break
+            has_counted |= follower.step(self._stopping.is_set)
+        self._note_standings()
+        return has_counted
+
+    def _scan(self, now: float) -> None:
+        """Find new files, new names of known ones, and files that have none any more."""
+        self._scanned_at = now
+        present = set()
+        for watched in self._sources:
+            for path, identity in _files(watched.pattern):
+                key = (watched.job.source_name, identity)
+                present.add(key)
+                follower = self._followers.get(key)
+                if follower is None:
+                    if len(self._followers) >= FILES_MAX:
+                        continue
+                    follower = self._followers[key] = _Follower(self._tools, watched, path, self._uptime_s)
+                follower.path = path
+        for key, follower in list(self._followers.items()):
+            follower.is_gone = key not in present
+            if follower.is_gone and not follower.is_open:
+                del self._followers[key]
+
+    def _note_standings(self) -> None:
+        for name, standing in self.standings.items():
+            mine = [follower for (source_name, _), follower in self._followers.items() if source_name == name]
+            standing.files = sum(not follower.is_gone for follower in mine)
+            standing.waiting_bytes = sum(follower.waiting_bytes for follower in mine)
+            standing.problem = next((follower.problem for follower in mine if follower.problem), "")
+            if not standing.files:
+                standing.problem = "no file fits its path"
+            elif not standing.waiting_bytes and not standing.problem:
+                standing.caught_up_s = self._tools.clock_ms() / 1000
+
+
+def _files(pattern: str) -> list[tuple[str, _Identity]]:
+    """The regular files that fit, the one that was changed longest ago first."""
+    found = []
+    for path in glob.glob(pattern, recursive=True):  # noqa: PTH207 - may be absolute
+        with contextlib.suppress(OSError):
+            status = os.stat(path)  # noqa: PTH116 - as glob gave it
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime_ns, path, _Identity(status.st_dev, status.st_ino)))
+    return [(path, identity) for _, path, identity in sorted(found)]

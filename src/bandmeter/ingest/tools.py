@@ -1,0 +1,88 @@
+"""What reading any batch needs, made once and used by one thread: memory, decoders, and who owns what."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from bandmeter.formats.tsv import with_columns
+from bandmeter.ingest import place
+from bandmeter.ingest.attribute import Attribution, Caller
+from bandmeter.ingest.decode import Decoder
+from bandmeter.ingest.scratch import Scratch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bandmeter.domain.contracts import Format, Store
+    from bandmeter.domain.tenancy import Zone
+    from bandmeter.ingest.decode import Groups
+    from bandmeter.ingest.job import Job
+    from bandmeter.ingest.query import Reading
+
+DECODERS_MAX = 24  # kept open at once, some MB each: more formats than anybody reads side by side
+
+
+class Tools:
+    """One thread's means to read batches. `version` says whether `zones` may have changed since it was last asked."""
+
+    def __init__(
+        self,
+        store: Store,
+        zones: Callable[[], list[Zone]],
+        clock_ms: Callable[[], int],
+        folder: Path,
+        batch_bytes: int,
+        *,
+        version: Callable[[], object],
+    ) -> None:
+        self.store = store
+        self.clock_ms = clock_ms
+        self.folder = folder  # for what must be written down to be read twice
+        self.scratch = Scratch(batch_bytes)
+        self._zones, self._version = zones, version
+        self._known = version()
+        self._attribution = Attribution(zones())
+        self._decoders: OrderedDict[tuple[object, ...], Decoder] = OrderedDict()
+
+    def attribution(self) -> Attribution:
+        """The zones as they are now, arranged for look-up."""
+        version = self._version()  # before the zones: a change in between causes a look too many, never one too few
+        if version != self._known:
+            self._known, self._attribution = version, Attribution(self._zones())
+        return self._attribution
+
+    def decoder(
+        self, log_format: Format, reading: Reading, columns: tuple[str, ...] = (), *, is_small: bool = False
+    ) -> Decoder:
+        """A decoder of that format for what is in the scratch; `columns` of a format whose header names them."""
+        key = (log_format.name, columns, reading, is_small)
+        decoder = self._decoders.get(key)
+        if decoder is None:
+            if columns:
+                log_format = with_columns(columns)
+            decoder = self._decoders[key] = Decoder(log_format, reading, self.scratch.path, is_small=is_small)
+            if len(self._decoders) > DECODERS_MAX:
+                self._decoders.popitem(last=False)[1].close()
+        self._decoders.move_to_end(key)
+        decoder.attribute_with(self.attribution())
+        return decoder
+
+    def place(self, groups: Groups, now_ms: int, job: Job, caller: Caller) -> place.Placed:
+        """What was decoded, as rows of zones."""
+        attribution = self.attribution()
+        return place.place(
+            groups,
+            lambda owner: attribution.find(owner, caller),
+            self.store,
+            now_ms,
+            judged_by=job.side or job.format.side,
+            plain_side=job.side,
+        )
+
+    def close(self) -> None:
+        """Give the memory back."""
+        for decoder in self._decoders.values():
+            decoder.close()
+        self.scratch.close()

@@ -1,0 +1,261 @@
+"""Bodies that are sent: read without a query or with one they are the same; and each counts once, in any company."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.tenancy import Zone
+from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.formats import FORMATS
+from bandmeter.ingest import posts, quick
+from bandmeter.ingest.attribute import Caller
+from bandmeter.ingest.posts import Post, Poster
+from bandmeter.ingest.tools import Tools
+from bandmeter.store import MemoryStore, SqliteStore
+
+NOW_MS = 1_795_392_000_000
+ZONES = [
+    Zone(1, "acme", "res", "res"),
+    Zone(2, "acme", "shop.test", "cdn", side=Side.CLIENT, identities=("shop.test",)),
+    Zone(3, "acme", "res-eu", "res"),
+    Zone(4, "other", "res", "res", identities=("alice",)),
+]
+JSONL = FORMATS["jsonl"]
+CALLERS = [Caller(), Caller("acme", is_restricted=True), Caller("acme")]
+
+
+@contextlib.contextmanager
+def poster(folder, store=None, zones=ZONES):
+    tools = Tools(store or MemoryStore(), lambda: zones, lambda: NOW_MS, folder, 1 << 20, version=lambda: 1)
+    with contextlib.closing(tools):
+        yield Poster(tools), tools.store
+
+
+def everything(store):
+    """All that a store says, sources without what only names how they were read."""
+    numbers = [zone.number for zone in ZONES] + [waiting.number for waiting in store.unattributed()]
+    rows = {
+        (side, resolution): store.read(numbers, side, resolution, posts_span())
+        for side in Side
+        for resolution in (300, 3600, 86_400)
+    }
+    rejects = [store.rejects(source.number, 10**6) for source in store.sources()]
+    return rows, store.unattributed(), store.sources(), rejects, store.newest_ms(numbers)
+
+
+def posts_span():
+    from bandmeter.domain.grid import Span  # noqa: PLC0415
+
+    return Span(0, 4_102_444_800)
+
+
+TEXTS = st.sampled_from(
+    [
+        "cust-acme-zone-res",
+        "cust-acme-zone-res-session-1",
+        "cust-acme-zone-res-eu-session-2",
+        "SHOP.test",
+        "nobody",
+        "alice",
+        "",
+        "ü",
+        "-",
+        "x" * 513,
+        "a\u0001b",
+    ]
+)
+NUMBERS = st.one_of(
+    st.integers(0, 2**50),
+    st.sampled_from([0, 1, 2**50, 2**50 + 1, -1, 5.0, 1.5, "5", "x", None, True, 10**30, 1e3, [], {}]),
+)
+TIMES = st.one_of(
+    st.integers(1_795_132_800, 1_795_219_200),
+    st.sampled_from(
+        [
+            1_795_132_800.5,
+            1_795_132_799.999,
+            1_795_132_799.9999,
+            1_795_132_800.0,
+            "1795132800.25",
+            "2026-11-20T06:00:00Z",
+            "2026-11-20T06:00:00.250Z",
+            "2026-11-20T06:00:00.2509Z",
+            "2026-11-20T08:00:00+02:00",
+            "2026-02-30T06:00:00Z",
+            "2026-11-20T23:59:60Z",
+            "",
+            None,
+            -1,
+            0,
+            10**13,
+            1_795_392_600,
+            1_795_392_601,
+            1_795_392_600.001,
+            True,
+        ]
+    ),
+)
+FIELDS = {
+    "time": TIMES,
+    "account": st.sampled_from(["acme", "other", "", "no", 5, None]),
+    "zone": st.sampled_from(["res", "res-eu", "shop.test", "", "no", None]),
+    "identity": TEXTS,
+    "bytes_up": NUMBERS,
+    "bytes_down": NUMBERS,
+    "target_bytes_up": NUMBERS,
+    "target_bytes_down": NUMBERS,
+    "client_bytes_up": NUMBERS,
+    "client_bytes_down": NUMBERS,
+    "requests": st.sampled_from([0, 1, 7, 10**9, 10**9 + 1, -1, 1.0, "2", None]),
+    "status": st.sampled_from([100, 99, 200, 299, 404, 599, 600, 0, "200", 200.0, None]),
+    "scheme": st.sampled_from(["http", "https", "other", "HTTP", "", 1, None]),
+    "ip_version": st.sampled_from([4, 6, "4", "6", 5, "unknown", 4.0, None]),
+    "network": st.sampled_from(["dc", "res", "cdn", "unknown", "x", None]),
+    "access": st.sampled_from(["api", "lpm", "x", None]),
+    "pool": st.sampled_from(["default", "extra", "x", None]),
+    "unknown": st.sampled_from([1, "x", None, [1, {"time": 5}]]),
+}
+PLAIN = st.fixed_dictionaries(
+    {"time": st.integers(1_795_132_800, 1_795_219_200), "bytes_up": st.integers(0, 2**50), "bytes_down": NUMBERS},
+    optional={name: values for name, values in FIELDS.items() if name not in ("time", "bytes_up", "bytes_down")},
+)
+ANY = st.dictionaries(st.sampled_from(list(FIELDS)), st.none()).flatmap(
+    lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
+)
+LINES = st.one_of(
+    st.one_of(PLAIN, ANY).map(lambda record: json.dumps(record).encode()),
+    PLAIN.map(lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()),
+    st.sampled_from(
+        [b"", b"{}", b"5", b"[]", b"{", b'{"time":1}{"time":2}', b"null", b"\xff", b"\0", b"{}\r", b" {} "]
+    ),
+)
+
+
+@settings(max_examples=50)
+@given(
+    bodies=st.lists(st.lists(LINES, min_size=1, max_size=4), min_size=1, max_size=4), caller=st.sampled_from(CALLERS)
+)
+def test_without_a_query_or_with_one(tmp_path, bodies, caller):
+    """The same counts, rows, rejects and answers, whatever is in the bodies."""
+    sent = [Post(JSONL, b"".join(line + b"\n" for line in lines), caller, f"s{n}") for n, lines in enumerate(bodies)]
+    with poster(tmp_path) as (quickly, store), poster(tmp_path) as (slowly, other):
+        answers = quickly.count(sent)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quick, "can_read", lambda _format: False)
+            expected = slowly.count(sent)
+        assert answers == expected
+        assert everything(store) == everything(other)
+        assert all(source.outcomes.adds_up for source in store.sources())
+
+
+def test_plain_records_need_no_query(tmp_path, monkeypatch):
+    """What senders usually send is read the quick way: else the test above compares a thing with itself."""
+    monkeypatch.setattr(Poster, "_read_alone", lambda *_: pytest.fail("a query was made"))
+    plain = {"time": 1_795_132_800, "identity": "cust-acme-zone-res-session-1", "bytes_up": 1, "bytes_down": 2}
+    more = {"scheme": "https", "status": 200, "ip_version": 4, "network": "res", "host": "a.test", "requests": 2}
+    records = [plain, plain | more, plain | {"time": 1_795_132_800.123}]
+    body = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    stamped = json.dumps(plain | {"time": "2026-11-20T06:00:00.250Z"}).encode() + b"\n"
+    event = json.dumps({"specversion": "1.0", "id": "1", "source": "/x", "type": "t", "data": plain}).encode() + b"\n"
+    with poster(tmp_path) as (counter, store):
+        answers = counter.count(
+            [
+                Post(JSONL, body, Caller(), "a"),
+                Post(JSONL, stamped, Caller(), "b"),
+                Post(FORMATS["cloudevents"], event, Caller(), "c"),
+            ]
+        )
+        assert [answer["counted"] for answer in answers] == [3, 1, 1]
+        assert store.total(1, Side.TARGET, posts_span())[0] == 6
+
+
+# ---------------------------------------------------------------- once
+
+SENDS = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "key", "none"]), st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=30)
+@given(sends=SENDS, cuts=st.lists(st.integers(1, 30), max_size=6))
+def test_each_body_counts_once(tmp_path_factory, sends, cuts):
+    """Numbered ones in their order, keyed ones by key, again and again, together or apart: as a dictionary would."""
+    bodies = {
+        n: json.dumps({"time": 1_795_132_800 + n, "identity": "cust-acme-zone-res", "bytes_up": n, "bytes_down": 0})
+        for n in range(7)
+    }
+    folder = tmp_path_factory.mktemp("posts")
+    store = SqliteStore(folder / "usage.db")
+    expected, last, keys, total = [], {}, set(), 0
+    sent = []
+    for kind, n, _ in sends:
+        content = bodies[n].encode() + b"\n"
+        if kind in ("a", "b"):
+            sent.append(Post(JSONL, content, Caller(), kind, n))
+            known = last.get(kind)
+            if known is None or n == known + 1:
+                last[kind], total = n, total + n
+                expected.append("counted")
+            else:
+                expected.append("duplicate" if n <= known else "out_of_order")
+        elif kind == "key":
+            sent.append(Post(JSONL, content, Caller(), "keyed", key=f"k{n}"))
+            expected.append("duplicate" if n in keys else "counted")
+            total += 0 if n in keys else n
+            keys.add(n)
+        else:
+            sent.append(Post(JSONL, content, Caller(), "keyed"))
+            expected.append("counted")
+            total += n
+    with contextlib.closing(store), poster(folder, store) as (counter, _):
+        found, rest = [], sent
+        for cut in [*cuts, len(sent)]:
+            part, rest = rest[:cut], rest[cut:]
+            found += counter.count(part) if part else []
+        kinds = [
+            answer.code if isinstance(answer, BandmeterError) else "duplicate" if answer["duplicate"] else "counted"
+            for answer in found
+        ]
+        assert kinds == expected
+        for answer in found:
+            if isinstance(answer, dict) and answer["duplicate"] and "first" in answer:
+                assert answer["first"]["counted"] == 1
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == total
+        assert store.check() == []
+        received = [source.outcomes.received for source in store.sources()]
+        assert sum(received) == sum(kind != "out_of_order" for kind in kinds)
+
+
+def test_another_body_under_a_used_key_or_number_is_refused(tmp_path):
+    record = {"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 2}
+    one, two = (json.dumps(record | {"bytes_up": n}).encode() + b"\n" for n in (1, 2))
+    with poster(tmp_path) as (counter, store):
+        for post in (Post(JSONL, one, Caller(), "s", key="k"), Post(JSONL, one, Caller(), "n", 1)):
+            first, again, other = counter.count([post, post, post._replace(content=two)])
+            assert first["counted"] == again["duplicate"] == 1
+            assert again["first"] == first
+            assert other.code == "key_reused"
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == 2
+
+
+def test_a_body_of_nothing_but_rejects(tmp_path):
+    """Is read in parts, so that explaining them takes bounded memory; each keeps its own line."""
+    monkey = random.Random(5)
+    lines = [b'{"time": %d}' % monkey.randrange(10**9) for _ in range(posts.REJECTS_MAX + 1_000)]
+    good = json.dumps({"time": 5, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 2}).encode()
+    lines[777] = lines[-1] = good
+    with poster(tmp_path) as (counter, store):
+        (answer,) = counter.count([Post(JSONL, b"\n".join([*lines, b""]), Caller(), "s")])
+        rejects = store.rejects(1, 10**6)
+    count = len(lines) - 2
+    assert Outcomes(*(answer[name] for name in Outcomes._fields)) == Outcomes(len(lines), counted=2, rejected=count)
+    assert len(answer["errors"]) == posts.ERRORS_SHOWN_MAX
+    assert [reject.line for reject in rejects] == [n + 1 for n, line in enumerate(lines) if line is not good]
+    assert [reject.text for reject in rejects] == [line for line in lines if line is not good]
