@@ -190,7 +190,7 @@ class FileRun:
             check=source.check_of(tail),
             lines=start.lines + newlines,
             outcomes=start.outcomes.plus(placed.total).plus(Outcomes(len(rejects), rejected=len(rejects))),
-            newest_ms=max(filter(None, (start.newest_ms, *placed.newest_ms.values())), default=None),
+            newest_ms=max(filter(None, (start.newest_ms, placed.newest)), default=None),
             note=self._note_of(start, records.unmeterable),
         )
         self._tail = tail[-source.CHECK_BYTES :]

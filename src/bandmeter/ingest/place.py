@@ -41,6 +41,7 @@ BUCKET_SECONDS = BUCKET_MS // 1000
 class Placed(NamedTuple):
     """Rows as `usage.ROW`, flat; the newest counted traffic by zone number; and what became of the records, by body.
 
+    `newest_of`: the newest counted traffic by body.
     `unknown`: owners that must be zones and are none, whose records are rejects; none of them is in the rest.
     """
 
@@ -48,6 +49,12 @@ class Placed(NamedTuple):
     newest_ms: Mapping[int, int]
     outcomes: Mapping[int, Outcomes]
     unknown: Sequence[Owner]
+    newest_of: Mapping[int, int] = {}
+
+    @property
+    def newest(self) -> int | None:
+        """The newest counted traffic of all, in ms."""
+        return max(self.newest_of.values(), default=None)
 
     @property
     def total(self) -> Outcomes:
@@ -127,8 +134,14 @@ class _Placing:
             axis=1,
         )
         kept = rows[:, 3:].any(axis=1) & (self.is_counted | ~self.is_nobody)
-        newest_ms = _newest(numbers[self.is_counted], self.groups.newest_ms[self.is_counted])
-        return Placed(array("q", rows[kept].tobytes()), newest_ms, self._outcomes(), ())
+        counted, newest_ms = self.is_counted, self.groups.newest_ms[self.is_counted]
+        return Placed(
+            array("q", rows[kept].tobytes()),
+            _newest(numbers[counted], newest_ms),
+            self._outcomes(),
+            (),
+            _newest(self.groups.body[counted], newest_ms),
+        )
 
     def _of_owner(self, values: Sequence[Any]) -> Any:
         return np.array(values)[self.owner]

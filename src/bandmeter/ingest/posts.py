@@ -79,6 +79,7 @@ class Read(NamedTuple):
     """One body's records. `placed` is theirs alone, or, of bodies that were read together, the first one's has all."""
 
     outcomes: Outcomes
+    newest_ms: int | None = None
     placed: place.Placed = place.NOTHING
     rejects: Sequence[Reject] = ()
     unmeterable: int = 0
@@ -195,10 +196,9 @@ class Poster:
         """Rows of several bodies; the first has them all."""
         together = joined(groups)
         placed = self._tools.place(together, self._tools.clock_ms(), Job(JSONL), caller)
-        found: dict[int, Read | BandmeterError] = {n: Read(placed.outcomes[n]) for n in groups}
+        found = {n: Read(placed.outcomes[n], placed.newest_of.get(n)) for n in groups}
         first = next(iter(found))
-        found[first] = Read(placed.outcomes[first], placed)
-        return found
+        return {**found, first: found[first]._replace(placed=placed)}
 
     def _read_alone(self, post: Post, state: SourceState) -> Read:
         """One body, in parts when there are so many rejects that explaining them at once takes much memory."""
@@ -232,13 +232,13 @@ class Poster:
         if rejects is None:
             return None
         outcomes = records.placed.total.plus(Outcomes(len(rejects), rejected=len(rejects)))
-        return Read(outcomes, records.placed, rejects, records.unmeterable)
+        return Read(outcomes, records.placed.newest, records.placed, rejects, records.unmeterable)
 
     # ------------------------------------------------------------ writing
 
-    def _batches(self, read: Sequence[tuple[Post, Read, Answer]], states: dict[_Source, SourceState]) -> list[Batch]:
+    def _batches(self, read: Sequence[tuple[Post, Read]], states: dict[_Source, SourceState]) -> list[Batch]:
         """One batch of each source, with all of its bodies."""
-        by_source: dict[_Source, list[tuple[Post, Read, Answer]]] = {}
+        by_source: dict[_Source, list[tuple[Post, Read]]] = {}
         for one in read:
             by_source.setdefault(_source(one[0]), []).append(one)
         return [self._batch(states[source], bodies) for source, bodies in by_source.items()]
@@ -246,9 +246,11 @@ class Poster:
     def _batch(self, before: SourceState, bodies: Sequence[tuple[Post, Read]]) -> Batch:
         now_ms = self._tools.clock_ms()
         rows, newest_ms, rejects, receipts = array("q"), dict[int, int](), list[Reject](), list[Receipt]()
+        newest = [before.newest_ms]
         after = before
         for post, read in bodies:
             rows.extend(read.placed.rows)
+            newest.append(read.newest_ms)
             newest_ms |= {zone: max(ms, newest_ms.get(zone, ms)) for zone, ms in read.placed.newest_ms.items()}
             # In the source's count of lines, so that no two of its rejects have one number.
             rejects += [reject._replace(line=after.lines + reject.line) for reject in read.rejects]
@@ -263,7 +265,7 @@ class Poster:
             if key:
                 expires_s = now_ms // 1000 + REMEMBERED_SECONDS if post.seq is None else None
                 receipts.append(Receipt(key, post.digest, expires_s, msgspec.json.encode(_counted(read))))
-        after = after._replace(newest_ms=max(filter(None, (before.newest_ms, *newest_ms.values())), default=None))
+        after = after._replace(newest_ms=max(filter(None, newest), default=None))
         return Batch(before, after, rows, newest_ms, rejects, now_ms, 0, receipts)
 
 
@@ -317,9 +319,13 @@ def _joined(first: Read, second: Read) -> Read:
     newest_ms = dict(first.placed.newest_ms)
     for zone, ms in second.placed.newest_ms.items():
         newest_ms[zone] = max(ms, newest_ms.get(zone, ms))
-    placed = place.Placed(first.placed.rows + second.placed.rows, newest_ms, {}, ())
-    unmeterable = first.unmeterable + second.unmeterable
-    return Read(first.outcomes.plus(second.outcomes), placed, [*first.rejects, *second.rejects], unmeterable)
+    return Read(
+        first.outcomes.plus(second.outcomes),
+        max(filter(None, (first.newest_ms, second.newest_ms)), default=None),
+        place.Placed(first.placed.rows + second.placed.rows, newest_ms, {}, ()),
+        [*first.rejects, *second.rejects],
+        first.unmeterable + second.unmeterable,
+    )
 
 
 def _answer(read: Read | BandmeterError) -> Answer | BandmeterError:

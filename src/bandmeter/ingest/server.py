@@ -166,10 +166,15 @@ class Server:
         post = Post(log_format, content, caller, head.source, head.seq, head.key, head.columns, head.header_lines)
 
         def tell(answer: wire.Answer) -> None:
-            loop.call_soon_threadsafe(lambda: told.done() or told.set_result(answer))
+            loop.call_soon_threadsafe(_set, told, answer)
 
         self._counter.put(post, tell)
         return await told
+
+
+def _set(told: asyncio.Future[wire.Answer], answer: wire.Answer) -> None:
+    if not told.done():  # as it is when the worker has gone
+        told.set_result(answer)
 
 
 async def _skip(reader: asyncio.StreamReader, size: int) -> None:

@@ -23,6 +23,7 @@ from bandmeter import config as configuration
 from bandmeter import formats
 from bandmeter.catalog import Catalog
 from bandmeter.config import Config
+from bandmeter.config.tables import Source
 from bandmeter.domain import errors, localtime
 from bandmeter.domain.contracts import Format, Store
 from bandmeter.domain.errors import BandmeterError
@@ -352,7 +353,7 @@ def _examine_usage(parts: Parts) -> Iterator[Check]:
         yield Check("clock", f"{now:%F %T} UTC")
 
 
-def _examine_source(config: Config, source: configuration.Source) -> Check:
+def _examine_source(config: Config, source: Source) -> Check:
     name = f"source {source.name}"
     try:
         find_format(config, source.format)
@@ -367,6 +368,6 @@ def _examine_source(config: Config, source: configuration.Source) -> Check:
     return Check(name, f"{len(found)} files")
 
 
-def source_files(config: Config, source: configuration.Source) -> list[str]:
+def source_files(config: Config, source: Source) -> list[str]:
     """The files of a configured source, by name; a relative pattern starts at the data folder."""
     return sorted(glob.glob(str(config.data / source.path), recursive=True))  # noqa: PTH207 - may be absolute

@@ -14,23 +14,31 @@ import tomllib
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from bandmeter.config.tables import (
+    Source,
+    check_names,
+    format_lines,
+    listed,
+    read_format,
+    read_source,
+    refuse,
+    source_lines,
+    toml,
+)
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Format, Layout
+from bandmeter.domain.contracts import Format
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.usage import Side
 
 FILE_NAME = "bandmeter.toml"
 FILE_BYTES_MAX = 2**20  # a thousand formats; a larger file is not a configuration
 DATA_DEFAULT = "bandmeter-data"
-LIST_MAX = 1_000  # sources, or formats
 PER_MINUTE_MAX = 1_000_000_000  # requests; a limit above what any machine can answer is none
 SERVER_SCHEMES = ("redis", "rediss", "valkey", "valkeys")
 KEY_ID = re.compile(r"[0-9a-f]{12}")
 DEFAULT = "default"
 TYPE_NAMES = {int: "a whole number", str: "text"}
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def _number(default: int, least: int, most: int) -> Any:
@@ -82,15 +90,6 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Source:
-    """A source of logs, as `[[source]]` registers it: `path` may hold `*`; relative ones start at the data folder."""
-
-    name: str
-    format: str
-    path: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Config:
     """All settings. `origins`: "section.key" → where its value came from; `key_limits`: key id → requests a minute."""
 
@@ -107,7 +106,6 @@ class Config:
 
 
 SECTIONS: dict[str, type] = {"server": Server, "ingest": Ingest, "dialects": Dialects, "limits": Limits}
-FORMAT_KEYS = {"name", "split", "columns", "fields", "side", "pattern", "example"}
 
 
 class _Value(NamedTuple):
@@ -127,7 +125,7 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     document = _read_file(file) if file else {}
     for name in document:
         if name not in {*SECTIONS, "source", "format"}:
-            _refuse(name, str(file), f"there is no such section; there are {', '.join(SECTIONS)}, source and format")
+            refuse(name, str(file), f"there is no such section; there are {', '.join(SECTIONS)}, source and format")
     origins = {"data": "option --data" if data else "BANDMETER_DATA" if environment.get("BANDMETER_DATA") else DEFAULT}
     given = _from_environment(environment)
     given |= {
@@ -140,16 +138,12 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
     for name in SECTIONS:
         sections[name], found = _section(name, document.get(name, {}), str(file), given)
         origins |= found
-    sources = tuple(_source(*entry, str(file)) for entry in _listed(document, "source", str(file)))
-    formats = tuple(_format(*entry, str(file)) for entry in _listed(document, "format", str(file)))
-    _check_names(formats, str(file))
+    sources = tuple(read_source(*entry, str(file)) for entry in listed(document, "source", str(file)))
+    formats = tuple(read_format(*entry, str(file)) for entry in listed(document, "format", str(file)))
+    check_names(formats, str(file))
     if not _is_address(sections["limits"].server):  # not shown: it may hold a password
-        _refuse("limits.server", origins["limits.server"], "takes an address such as redis://host:6379/0")
+        refuse("limits.server", origins["limits.server"], "takes an address such as redis://host:6379/0")
     return Config(folder, file, **sections, key_limits=key_limits, sources=sources, formats=formats, origins=origins)
-
-
-def _refuse(key: str, where: str, sentence: str) -> NoReturn:
-    raise BandmeterError(errors.INPUT_INVALID, f"{where}: {key}: {sentence}.")
 
 
 def _find_file(environment: Mapping[str, str], folder: Path) -> Path | None:
@@ -184,7 +178,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, _Value]:
             field = next((f for f in dataclasses.fields(section) if f.name == key), None)
             if field is None:
                 known = ", ".join(prefix + f.name.upper() for f in dataclasses.fields(section))
-                _refuse(variable, "environment", f"there is no such setting; there are {known}")
+                refuse(variable, "environment", f"there is no such setting; there are {known}")
             is_number = isinstance(getattr(section(), key), int)
             digits = is_number and text.isascii() and text.isdigit() and len(text) < 20  # noqa: PLR2004 - 64 bits
             found[f"{name}.{key}"] = _Value(int(text) if digits else text, variable)
@@ -195,11 +189,11 @@ def _section(name: str, table: Any, file: str, given: Mapping[str, _Value]) -> t
     """One section's dataclass, and where each of its values came from."""
     section, origins = SECTIONS[name], {}
     if not isinstance(table, dict):
-        _refuse(name, file, f"write it as a section, [{name}]")
+        refuse(name, file, f"write it as a section, [{name}]")
     fields = {field.name: field for field in dataclasses.fields(section)}
     for key in table:
         if key not in fields:
-            _refuse(f"{name}.{key}", file, f"there is no such setting; there are {', '.join(fields)}")
+            refuse(f"{name}.{key}", file, f"there is no such setting; there are {', '.join(fields)}")
     values = {}
     for key, field in fields.items():
         path = f"{name}.{key}"
@@ -215,10 +209,10 @@ def _checked(stated: _Value, field: dataclasses.Field[Any], path: str) -> Any:
     where = path if not stated.origin.startswith("BANDMETER_") else stated.origin
     origin = "environment" if stated.origin.startswith("BANDMETER_") else stated.origin
     if type(value) is not kind:
-        _refuse(where, origin, f"takes {TYPE_NAMES[kind]}, not {value!r}")
+        refuse(where, origin, f"takes {TYPE_NAMES[kind]}, not {value!r}")
     limits = field.metadata
     if limits and not limits["least"] <= value <= limits["most"]:
-        _refuse(where, origin, f"takes a number from {limits['least']} to {limits['most']}, not {value}")
+        refuse(where, origin, f"takes a number from {limits['least']} to {limits['most']}, not {value}")
     return value
 
 
@@ -236,67 +230,13 @@ def _take_key_limits(document: Mapping[str, Any], file: str) -> dict[str, int]:
     section = document.get("limits", {})
     table = section.pop("keys", {}) if isinstance(section, dict) else {}
     if not isinstance(table, dict):
-        _refuse("limits.keys", file, "write it as a section, [limits.keys]")
+        refuse("limits.keys", file, "write it as a section, [limits.keys]")
     for key, most in table.items():
         if not KEY_ID.fullmatch(key):  # not shown: it may be a whole key
-            _refuse("limits.keys", file, "name each key by its id, as `bandmeter key list` shows it")
+            refuse("limits.keys", file, "name each key by its id, as `bandmeter key list` shows it")
         if type(most) is not int or not 0 <= most <= PER_MINUTE_MAX:
-            _refuse(f"limits.keys.{key}", file, f"takes a number from 0 to {PER_MINUTE_MAX}, not {most!r}")
+            refuse(f"limits.keys.{key}", file, f"takes a number from 0 to {PER_MINUTE_MAX}, not {most!r}")
     return dict(table)
-
-
-def _listed(document: Mapping[str, Any], name: str, file: str) -> list[tuple[dict[str, Any], str]]:
-    tables = document.get(name, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        _refuse(name, file, f"write each as [[{name}]]")
-    if len(tables) > LIST_MAX:
-        _refuse(name, file, f"there can be {LIST_MAX} at most")
-    return [(table, f"{name}[{n}]") for n, table in enumerate(tables)]
-
-
-def _text(table: Mapping[str, Any], key: str, path: str, file: str, default: str | None = None) -> str:
-    value = table.get(key, default)
-    if not isinstance(value, str) or (not value and default is None):
-        _refuse(f"{path}.{key}", file, "is missing" if value is None else f"takes text, not {value!r}")
-    return str(value)
-
-
-def _source(table: dict[str, Any], path: str, file: str) -> Source:
-    keys = [field.name for field in dataclasses.fields(Source)]
-    for key in table:
-        if key not in keys:
-            _refuse(f"{path}.{key}", file, f"there is no such setting; there are {', '.join(keys)}")
-    return Source(*(_text(table, key, path, file) for key in keys))
-
-
-def _format(table: dict[str, Any], path: str, file: str) -> Format:
-    for key in table:
-        if key not in FORMAT_KEYS:
-            _refuse(f"{path}.{key}", file, f"there is no such setting; there are {', '.join(sorted(FORMAT_KEYS))}")
-    columns, fields = table.get("columns"), table.get("fields")
-    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-        _refuse(f"{path}.columns", file, "takes a list of the columns' names")
-    if not isinstance(fields, dict) or not all(isinstance(sql, str) for sql in fields.values()):
-        _refuse(f"{path}.fields", file, "takes a table of SQL expressions, such as {bytes_up = 'whole(sent)'}")
-    side = _text(table, "side", path, file, default=Side.TARGET)
-    if side not in set(Side):
-        _refuse(f"{path}.side", file, f"takes target or client, not {side!r}")
-    return Format(
-        name=_text(table, "name", path, file),
-        split=_text(table, "split", path, file),
-        layouts=(Layout(tuple(columns), dict(fields)),),
-        example=_text(table, "example", path, file, default=""),
-        side=Side(side),
-        pattern=_text(table, "pattern", path, file, default=""),
-    )
-
-
-def _check_names(formats: tuple[Format, ...], file: str) -> None:
-    seen = set()
-    for n, log_format in enumerate(formats):
-        if log_format.name in seen:
-            _refuse(f"format[{n}].name", file, f"a format of the name {log_format.name!r} stands above already")
-        seen.add(log_format.name)
 
 
 def dump(config: Config) -> str:
@@ -307,31 +247,11 @@ def dump(config: Config) -> str:
         section = getattr(config, name)
         for field in dataclasses.fields(section):
             origin = config.origins[f"{name}.{field.name}"]
-            lines.append(f"{field.name} = {_toml(getattr(section, field.name))}  # {origin}")
+            lines.append(f"{field.name} = {toml(getattr(section, field.name))}  # {origin}")
     if config.key_limits:
-        lines += ["", "[limits.keys]", *(f"{_toml(key)} = {most}" for key, most in config.key_limits.items())]
+        lines += ["", "[limits.keys]", *(f"{toml(key)} = {most}" for key, most in config.key_limits.items())]
     for source in config.sources:
-        lines += ["", "[[source]]", *(f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(source).items())]
+        lines += ["", "[[source]]", *source_lines(source)]
     for log_format in config.formats:
-        lines += ["", "[[format]]", *_format_lines(log_format)]
+        lines += ["", "[[format]]", *format_lines(log_format)]
     return "\n".join(lines) + "\n"
-
-
-def _format_lines(log_format: Format) -> list[str]:
-    layout = log_format.layouts[0]
-    columns = ", ".join(_toml(column) for column in layout.columns)
-    lines = [
-        f"{key} = {_toml(str(getattr(log_format, key)))}" for key in ("name", "split", "side", "pattern", "example")
-    ]
-    lines.append(f"columns = [{columns}]")
-    lines += [f"fields.{_key(name)} = {_toml(sql)}" for name, sql in layout.fields.items()]
-    return lines
-
-
-def _key(name: str) -> str:
-    return name if BARE_KEY.fullmatch(name) else _toml(name)
-
-
-def _toml(value: str | int) -> str:
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
