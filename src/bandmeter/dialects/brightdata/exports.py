@@ -49,7 +49,8 @@ class _Request(NamedTuple):
 
 def _read(call: Call) -> _Request:
     fields = read_body(call)
-    return _Request(_read_dimension(fields.get("dimension")), _read_span(fields), *_read_filters(fields.get("filters", {})))
+    dimension, span = _read_dimension(fields.get("dimension")), _read_span(fields)
+    return _Request(dimension, span, *_read_filters(fields.get("filters", {})))
 
 
 def _read_dimension(sent: object) -> str:
@@ -131,7 +132,7 @@ def _add(amounts: _Amounts, name: str, amount: Decimal) -> None:
 
 
 def _rounded(amounts: _Amounts) -> _Amounts:
-    return {name: rounded(amount, PLACES) for name, amount in amounts.items()}
+    return {name: rounded(amounts[name], PLACES) for name in sorted(amounts)}
 
 
 def _date(day: int) -> str:
