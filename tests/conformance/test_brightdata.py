@@ -1,8 +1,8 @@
 """The Bright Data vectors: stored traffic and a request go in, the vendor's answer comes out, to the number.
 
 Each file of `brightdata/` is one vector: its `source` and whether that was seen `live` or is `documented`, the
-`catalog` and `traffic` that are stored, `now`, the `request`, and the `response`: `status`, `headers` (those that
-matter), and `body` (equal), `body_includes` (part of it) or `text`.
+`catalog` and `traffic` that are stored, `now`, the `request` with its body (`json`, or `content` as it is), and the
+`response`: `status`, `headers` (those that matter), and `body` (equal), `body_includes` (part of it) or `text`.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def ask(app, request, secrets, prefix: str) -> httpx.Response:
     async def send():
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(
-                request.get("method", "GET"), f"{prefix}{request['path']}?{query}", headers=headers
-            )
+            method, url = request.get("method", "GET"), f"{prefix}{request['path']}?{query}"
+            body = {name: request[name] for name in ("json", "content") if name in request}
+            return await client.request(method, url, headers=headers, **body)
 
     return asyncio.run(send())
 

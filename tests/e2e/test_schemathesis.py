@@ -113,7 +113,9 @@ def mend(case) -> None:
     """Make a valid request keep the rules between parameters, and half of them ask for a zone that exists."""
     if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.query, dict):
         return
-    if case.operation.path.startswith("/v2/"):
+    if isinstance(case.body, dict):
+        mend_dates(case.body)
+    elif case.operation.path.startswith("/v2/"):
         mend_statistics(case.query)
     else:
         mend_dates(case.query)

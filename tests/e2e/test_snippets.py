@@ -51,7 +51,8 @@ import requests
 
 url = "{url}"
 headers = {headers}
-response = requests.get(url, headers=headers)
+body = {body}
+response = requests.post(url, headers=headers, json=body) if body else requests.get(url, headers=headers)
 print(response.text)
 """
 
@@ -134,7 +135,7 @@ def vendor(tmp_path_factory):
     server.communicate(timeout=30)
 
 
-# What each vendor documents: address, headers, and a figure of the answer that only the right answer has.
+# What each vendor documents: address, headers, a figure of the answer that only the right answer has, and a body.
 DOCUMENTED = {
     "brightdata /zone/bw": (
         "https://api.brightdata.com/zone/bw?zone=static&from=2026-11-20&to=2026-11-21",
@@ -150,6 +151,12 @@ DOCUMENTED = {
         "https://api.brightdata.com/zone/cost?zone=static",
         {"Authorization": "Bearer {key}"},
         lambda answer: answer["acme"]["back_m0"]["cost"] == 1 and answer["acme"]["back_d2"]["bw"] == 2_000_001_000,
+    ),
+    "brightdata /costs/export/json": (
+        "https://api.brightdata.com/costs/export/json",
+        {"Authorization": "Bearer {key}", "Content-Type": "application/json"},
+        lambda answer: answer == {"2026-11-20": {"dc": 1}, "total": {"dc": 1}},
+        {"dimension": "products", "filters": {}, "from": "2026-11-01", "to": "2026-12-01"},
     ),
     "evomi /public/usage": (
         "https://api.evomi.com/public/usage?product=sdc&period=3d",
@@ -171,17 +178,19 @@ DOCUMENTED = {
 def test_documented_curl_gets_the_right_figures(vendor, name):
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
-    address, headers, is_right = DOCUMENTED[name]
+    address, headers, is_right, *body = DOCUMENTED[name]
     address = address.format(key=vendor.key)
     host = address.split("/")[2]
     sent = [part for k, v in headers.items() for part in ("-H", f"{k}: {v.format(key=vendor.key)}")]
+    if body:
+        sent += ["-X", "POST", "-d", json.dumps(body[0])]
     answer = vendor("curl", "-sS", "--connect-to", f"{host}:443:127.0.0.1:{vendor.port}", *sent, address)
     assert is_right(answer), answer
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_documented_requests_snippet_gets_the_right_figures(vendor, name):
-    address, headers, is_right = DOCUMENTED[name]
+    address, headers, is_right, *body = DOCUMENTED[name]
     filled = {k: v.format(key=vendor.key) for k, v in headers.items()}
-    snippet = REQUESTS.format(url=address.format(key=vendor.key), headers=filled)
+    snippet = REQUESTS.format(url=address.format(key=vendor.key), headers=filled, body=body[0] if body else None)
     assert is_right(vendor(sys.executable, "-c", snippet))

@@ -10,7 +10,10 @@ from bandmeter.web import openapi
 
 DOCUMENT = openapi.document(DIALECTS)
 PAGES = {"/healthz", "/readyz", "/openapi.json", "/docs"}
-OPERATIONS = {path: methods["get"] for path, methods in DOCUMENT["paths"].items()}
+METHODS = {"/costs/export/json": "post", "/costs/export/csv": "post"}  # of all others: get
+OPERATIONS = {
+    path: methods[METHODS.get(path.removeprefix("/api"), "get")] for path, methods in DOCUMENT["paths"].items()
+}
 
 
 def test_the_document_is_openapi_3_1():
@@ -34,6 +37,7 @@ def test_each_operation_has_an_id_of_its_own():
         ("/zone/bw", {"200", "400", "401", "403", "405", "422", "429", "500", "503"}),
         ("/api/customer/bw", {"200", "400", "401", "403", "405", "429", "500", "503"}),
         ("/network_status/{network}", {"200", "400", "401", "403", "404", "405", "429", "500", "503"}),
+        ("/costs/export/json", {"200", "400", "401", "403", "405", "408", "413", "422", "429", "500", "503"}),
         ("/healthz", {"200", "405"}),
         ("/readyz", {"200", "405", "503"}),
     ],
@@ -52,6 +56,19 @@ def test_errors_have_the_dialects_type_and_headers():
         "405": {"Allow"},
         "429": {"Retry-After"},
     }
+
+
+def test_a_body_is_described_where_one_is_read():
+    bodies = {path: operation["requestBody"] for path, operation in OPERATIONS.items() if "requestBody" in operation}
+    assert set(bodies) == {f"{prefix}/costs/export/{form}" for prefix in ("", "/api") for form in ("json", "csv")}
+    for described in bodies.values():
+        assert described["required"]
+        assert described["content"]["application/json"]["schema"]["required"] == ["dimension", "from", "to"]
+
+
+def test_an_answer_has_its_endpoints_type():
+    assert set(OPERATIONS["/costs/export/csv"]["responses"]["200"]["content"]) == {"text/csv; charset=utf-8"}
+    assert set(OPERATIONS["/v2/stat/bandwidth"]["responses"]["200"]["content"]) == {"application/json; charset=utf-8"}
 
 
 def test_a_key_is_required_wherever_a_dialect_answers():

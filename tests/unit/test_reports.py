@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import pytest
 
+from bandmeter import reports
 from bandmeter.catalog import Catalog
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Batch, SourceState
@@ -20,6 +21,7 @@ from bandmeter.domain.questions import (
     AccountQuestion,
     BalanceQuestion,
     CostQuestion,
+    DailyCostQuestion,
     UsageQuestion,
     ZonesQuestion,
 )
@@ -85,6 +87,7 @@ def test_a_zone_elsewhere_is_as_unknown_as_one_nowhere(house):
         for question in (
             UsageQuestion("acme", span("2026-01-01", "2026-01-02"), (name,)),
             CostQuestion("acme", (), (name,)),
+            DailyCostQuestion("acme", Span(0, 0), ("static", name)),
             ZonesQuestion("acme", ("static", name)),
         ):
             with pytest.raises(BandmeterError) as caught:
@@ -99,6 +102,7 @@ def test_an_unknown_account_is_told_so(house):
         ZonesQuestion("nobody"),
         BalanceQuestion("nobody", 0),
         CostQuestion("nobody", ()),
+        DailyCostQuestion("nobody", Span(0, 0)),
         UsageQuestion("nobody", Span(0, 0)),
     ]
     for question in questions:
@@ -234,6 +238,56 @@ def test_cost_is_of_the_billed_side(house):
     cdn = house.catalog.add_zone("acme", "cdn.example", "cdn", now_s=0)
     house.carry(cdn, "2026-01-01", 5, 5, client=(1, 1, 2, 3))
     assert house.cost(span("2026-01-01", "2026-01-02"), zone="cdn.example")[0].bytes == 5
+
+
+# ---------------------------------------------------------------- days
+
+JANUARY = span("2026-01-01", "2026-02-01")
+
+
+def days(house, asked: Span = JANUARY, **more):
+    """Zone → day of the month → cost."""
+    answer = house.reports.answer(DailyCostQuestion("acme", asked, **more))
+    return {
+        zone.zone.name: {dt.datetime.fromtimestamp(day, dt.UTC).day: amount for day, amount in zone.amounts.items()}
+        for zone in answer.zones
+    }
+
+
+def test_days_cost_what_their_traffic_costs_and_others_are_absent(house):
+    house.price("2", None)
+    for time in ("2025-12-31T23:55", "2026-01-01", "2026-01-03T12:00", "2026-01-03T23:55", "2026-02-01"):
+        house.carry(house.zone, time, GB)
+    assert days(house) == {"static": {1: 2, 3: 4}}
+
+
+def test_days_are_of_the_zones_asked_each_once(house):
+    """Deleted ones too; by name, by network, or by both."""
+    house.price("1", None)
+    for name, network in (("a", "res"), ("b", "res"), ("c", "dc")):
+        house.carry(house.catalog.add_zone("acme", name, network, now_s=0), "2026-01-02", GB)
+    house.catalog.set_zone_status("acme", "a", ZoneStatus.DELETED)
+    once = {2: 1}
+    assert days(house) == {"a": once, "b": once, "c": once, "static": {}}
+    assert days(house, zones=("b", "c", "b")) == {"b": once, "c": once}
+    assert days(house, networks=frozenset({"res"})) == {"a": once, "b": once}
+    assert days(house, zones=("b", "c"), networks=frozenset({"dc", "isp"})) == {"c": once}
+    assert days(house, zones=()) == days(house, networks=frozenset()) == {}
+
+
+def test_too_many_days_of_too_many_zones_are_refused(house, monkeypatch):
+    """Counted before anything is read, over the zones that are left."""
+    monkeypatch.setattr(reports, "DAILY_COSTS_MAX", 31)
+    house.catalog.add_zone("acme", "b", "res", now_s=0)
+    assert days(house, networks=frozenset({"res"})) == {"b": {}}
+    with pytest.raises(BandmeterError, match="2 zones for 31 days are too many at once") as caught:
+        days(house)
+    assert caught.value.code == errors.PARAMETER_INVALID
+
+
+def test_days_are_asked_on_edges_of_days(house):
+    with pytest.raises(BandmeterError, match="edge of 86400 seconds"):
+        days(house, Span(JANUARY.start, JANUARY.end - 300))
 
 
 # ---------------------------------------------------------------- balance

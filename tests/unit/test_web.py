@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import re
 import threading
@@ -14,7 +13,6 @@ import structlog
 
 from bandmeter.catalog import Catalog
 from bandmeter.dialects import DIALECTS
-from bandmeter.dialects.brightdata import BRIGHTDATA
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Scope
@@ -112,7 +110,7 @@ def test_docs_are_one_page_that_needs_nothing_from_elsewhere(catalog):
         ("/zone/", "text/html"),
         ("/api/status/x", "text/html"),
         ("/domains/bw", "text/html"),
-        ("/costs/export/json", "text/html"),
+        ("/costs/export/xml", "text/html"),
         ("/api/domains/req", "text/html"),
         ("/api/costs", "text/html"),
     ],
@@ -229,8 +227,83 @@ def test_a_refusal_is_not_logged(catalog):
     assert logs == []
 
 
-def test_an_endpoint_that_wants_a_body_is_refused_at_the_start(catalog):
-    """Rather than answered without its body."""
-    posting = dataclasses.replace(BRIGHTDATA.endpoints[0], method="POST")
-    with pytest.raises(ValueError, match="only GET is served"):
-        make(catalog, dialects=[dataclasses.replace(BRIGHTDATA, endpoints=(posting,))])
+# ---------------------------------------------------------------- bodies
+
+EXPORT = "/costs/export/json"
+ASKED = b'{"dimension": "zones", "from": "2026-01-01", "to": "2026-01-02"}'
+
+
+def post(app, content, key=None, path=EXPORT, **headers):
+    """The answer to a body, which may be pieces that come one by one."""
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.post(path, content=content, headers=headers)
+
+    return asyncio.run(send())
+
+
+class Body:
+    """Pieces that count how many of them were asked for."""
+
+    def __init__(self, *pieces) -> None:
+        self.pieces = pieces
+        self.taken = 0
+
+    async def __aiter__(self):
+        for piece in self.pieces:
+            self.taken += 1
+            yield piece
+
+
+def test_a_body_in_pieces_is_one(catalog, key):
+    """A body comes as it comes, and is answered off the event loop with the whole of it."""
+    stub = Stub(Reports(catalog, MemoryStore(), PRICES).answer)
+    answer = post(make(catalog, stub), Body(ASKED[:9], b"", ASKED[9:]), key)
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert all(name.startswith("heavy") for name in stub.threads)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/x", ""])
+def test_a_body_is_json_whatever_it_is_called(catalog, key, content_type):
+    """curl says x-www-form-urlencoded of whatever it posts."""
+    assert post(make(catalog), ASKED, key, **{"Content-Type": content_type}).status_code == 200
+
+
+def test_a_strangers_body_is_not_read(catalog):
+    sent = Body(b"x" * 9)
+    assert post(make(catalog), sent).status_code == 401
+    assert sent.taken == 0
+
+
+def test_a_body_is_read_only_where_one_is_wanted(catalog, key):
+    """And only with the method that wants it."""
+    sent = Body(b"x" * 9)
+    assert post(make(catalog), sent, key, "/zone/status?zone=static").status_code == 405
+    assert ask(make(catalog), EXPORT, key=key).status_code == 405
+    assert ask(make(catalog), EXPORT, method="HEAD", key=key).headers["allow"] == "POST"
+    assert sent.taken == 0
+
+
+def test_a_body_that_does_not_end_is_refused_in_the_dialects_form(catalog, key, monkeypatch):
+    monkeypatch.setattr(application.body, "SECONDS_MAX", 0.01)
+
+    class Endless:
+        async def __aiter__(self):
+            yield ASKED
+            await asyncio.Event().wait()
+
+    answer = post(make(catalog), Endless(), key)
+    assert (answer.status_code, answer.text) == (408, "The body did not end within 0 seconds.")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b'{"dimension": "\xff"}', b'{"dimension": "\\ud800"}', b'{"a": 1e999}', b"[" * 65_536, b"nul"]
+)
+def test_bytes_that_are_no_json_are_refused(catalog, key, content):
+    """With the dialect's sentence and never as our fault."""
+    answer = post(make(catalog), content, key)
+    assert (answer.status_code, answer.text) == (400, "The body takes a JSON object, in UTF-8.")

@@ -278,6 +278,7 @@ class Endpoint:
     render: Callable[[Call, Question | None, Any], Reply]
     schema: Mapping[str, Any]  # JSON Schema of a 200's body
     parameters: tuple[Parameter, ...] = ()
+    body: Mapping[str, Any] | None = None  # JSON Schema of the small JSON body that `parse` reads; None: none is read
     method: str = "GET"
     scope: Scope = Scope.READ
     errors: tuple[str, ...] = ()  # codes beyond those that every endpoint can give

@@ -25,6 +25,8 @@ KEY_INVALID = "key_invalid"  # unknown, revoked or expired key
 SCOPE_MISSING = "scope_missing"  # the key is good, but not for this
 PARAMETER_MISSING = "parameter_missing"
 PARAMETER_INVALID = "parameter_invalid"
+BODY_TOO_LARGE = "body_too_large"  # more than the endpoint reads
+BODY_LATE = "body_late"  # it had not come to its end in time
 ZONE_UNKNOWN = "zone_unknown"  # no such zone in this account; also when another account has one of that name
 ACCOUNT_UNKNOWN = "account_unknown"
 ROUTE_UNKNOWN = "route_unknown"  # no such endpoint
@@ -55,3 +57,4 @@ HTTP_CODES = frozenset(
         FAILURE,
     },
 )
+BODY_CODES = frozenset({BODY_TOO_LARGE, BODY_LATE})  # besides, where an endpoint takes a body

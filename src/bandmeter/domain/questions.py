@@ -17,6 +17,7 @@ from bandmeter.domain.tenancy import Account, Zone
 from bandmeter.domain.usage import Columns, Measure, Row, Side
 
 SPAN_SECONDS_MAX = 800 * 86_400  # of one question: two years and a leap month, which every vendor's window fits into
+DAILY_COSTS_MAX = 500_000  # zones times days of one question: 10,000 zones for 50 days, in about three seconds
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,6 +158,37 @@ class CostAnswer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class DailyCostQuestion:
+    """What some zones cost on each UTC day of `span`, which lies on edges of days, and in all of it.
+
+    `zones` None: every zone; one that is named twice counts once. `networks` None: zones of any network.
+    """
+
+    account: str
+    span: Span
+    zones: tuple[str, ...] | None = None
+    networks: frozenset[str] | None = None
+
+
+class ZoneDays(NamedTuple):
+    """What a zone cost, exact. `amounts`: start of a day → its cost, ascending; days that cost nothing are absent.
+
+    `total` is what the span costs as one. A plan whose costs do not add up may make it differ from the days' sum.
+    """
+
+    zone: Zone
+    amounts: dict[int, Decimal]
+    total: Decimal
+
+
+class DailyCostAnswer(NamedTuple):
+    """In the account's currency."""
+
+    currency: str
+    zones: list[ZoneDays]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ZonesQuestion:
     """The zones of an account, by name; `zones` None: all of them, whatever their status."""
 
@@ -198,5 +230,14 @@ class Questions:
     questions: tuple[Question, ...]
 
 
-Question = UsageQuestion | SeriesQuestion | CostQuestion | ZonesQuestion | AccountQuestion | BalanceQuestion | Questions
-Answer = UsageAnswer | SeriesAnswer | CostAnswer | list[Zone] | Account | Balance | list[Any]
+Question = (
+    UsageQuestion
+    | SeriesQuestion
+    | CostQuestion
+    | DailyCostQuestion
+    | ZonesQuestion
+    | AccountQuestion
+    | BalanceQuestion
+    | Questions
+)
+Answer = UsageAnswer | SeriesAnswer | CostAnswer | DailyCostAnswer | list[Zone] | Account | Balance | list[Any]

@@ -23,7 +23,7 @@ from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply, St
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Key
 from bandmeter.reports import Reports
-from bandmeter.web import guard, pages
+from bandmeter.web import body, guard, pages
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
@@ -122,10 +122,10 @@ class _Application:
         if route is None:
             await _send(_refuse_method(methods), scope, send)
         elif self._metrics is None:
-            await _send(await self._serve(route, scope, in_path), scope, send)
+            await _send(await self._serve(route, scope, receive, in_path), scope, send)
         else:
             start = time.perf_counter()
-            reply = await self._serve(route, scope, in_path)
+            reply = await self._serve(route, scope, receive, in_path)
             await _send(reply, scope, send)
             taken = time.perf_counter() - start
             self._metrics.answered(route.dialect.name, route.endpoint.name, reply.status, taken)
@@ -148,7 +148,7 @@ class _Application:
 
     # ------------------------------------------------------------ answering
 
-    async def _serve(self, route: _Route, scope: Scope, in_path: Mapping[str, str]) -> Reply:
+    async def _serve(self, route: _Route, scope: Scope, receive: Receive, in_path: Mapping[str, str]) -> Reply:
         dialect, endpoint, names = route
         limit: Limit | None = None
         try:
@@ -165,6 +165,8 @@ class _Application:
             client = scope.get("client")
             accept = guard.find_accept(scope["headers"]) if len(endpoint.media_types) > 1 else ""
             call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit, accept=accept)
+            if endpoint.body is not None:
+                call = call._replace(body=await body.read(scope["headers"], receive))
             is_heavy = endpoint.is_heavy and not self._is_small(account, endpoint)
             reply = await self._answer_in_thread(route, call) if is_heavy else self._answer(endpoint, call)
         except BandmeterError as error:
@@ -212,9 +214,6 @@ def _tables(dialects: Iterable[Dialect]) -> tuple[dict[str, _Methods], list[tupl
     paths: dict[str, _Methods] = {}
     for dialect in dialects:
         for endpoint in dialect.endpoints:
-            if endpoint.method != "GET":
-                msg = f"{endpoint.name}: only GET is served, for no body is read yet"
-                raise ValueError(msg)
             names = frozenset(p.name for p in endpoint.parameters if p.where == "query")
             for path in endpoint.paths:
                 paths.setdefault(path, {})[endpoint.method] = _Route(dialect, endpoint, names)

@@ -28,6 +28,8 @@ _MEANINGS = {
     errors.SCOPE_MISSING: "The key may not do this.",
     errors.PARAMETER_MISSING: "A required parameter was not sent.",
     errors.PARAMETER_INVALID: "A parameter cannot be read: the body names it and what it takes.",
+    errors.BODY_TOO_LARGE: "The body is larger than what is read.",
+    errors.BODY_LATE: "The body did not come to its end in time.",
     errors.ZONE_UNKNOWN: "The account has no such zone.",
     errors.ACCOUNT_UNKNOWN: "There is no such account, or it is not the key's.",
     FORMAT_UNAVAILABLE: "The answer cannot be had in the form asked for.",
@@ -86,7 +88,7 @@ def _security_schemes(dialect: Dialect) -> dict[str, Any]:
 
 def _operation(dialect: Dialect, endpoint: Endpoint, number: int) -> dict[str, Any]:
     """`number` 1 is the path's first form; every form needs an id of its own."""
-    return {
+    operation = {
         "operationId": _name(dialect, endpoint) + (f"_{number}" if number > 1 else ""),
         "summary": endpoint.summary,
         "tags": [dialect.title],
@@ -94,6 +96,9 @@ def _operation(dialect: Dialect, endpoint: Endpoint, number: int) -> dict[str, A
         "parameters": [_parameter(parameter) for parameter in endpoint.parameters],
         "responses": _responses(dialect, endpoint),
     }
+    if endpoint.body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.body}}}
+    return operation
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -108,12 +113,16 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def _responses(dialect: Dialect, endpoint: Endpoint) -> dict[str, Any]:
     success = {"$ref": f"#/components/schemas/{_name(dialect, endpoint)}"}
-    signed = _sign(dialect, endpoint, Reply(b""))
+    signed = _sign(dialect, endpoint, Reply(b"", content_type=endpoint.media_types[0]))
     answer = _response("The answer.", signed.content_type, success, signed.headers)
     answer["content"] |= {media_type: {"schema": _STRING} for media_type in endpoint.media_types[1:]}
     responses = {"200": answer}
-    is_missing_possible = any(p.required and p.where == "query" for p in endpoint.parameters)
-    for code in (*_ALWAYS, *endpoint.errors, *([errors.PARAMETER_MISSING] if is_missing_possible else [])):
+    possible = [*_ALWAYS, *endpoint.errors]
+    if any(p.required and p.where == "query" for p in endpoint.parameters):
+        possible.append(errors.PARAMETER_MISSING)
+    if endpoint.body is not None:
+        possible += sorted(errors.BODY_CODES)
+    for code in possible:
         reply = _sign(dialect, endpoint, dialect.render_error(BandmeterError(code, _MEANINGS[code])))
         names = [*reply.headers, *(["Allow"] if code == errors.METHOD_UNKNOWN else [])]
         is_json = "json" in reply.content_type

@@ -27,7 +27,7 @@ from bandmeter.domain.money import rounded
 from bandmeter.domain.questions import Balance, BalanceQuestion, Cost, CostAnswer, CostQuestion
 
 PLACES = 4  # of an amount or a number of GB in an answer
-_PERIOD = "You must provide period with both to and from"  # [live], there with status 500
+PERIOD = "You must provide period with both to and from"  # [live], there with status 500
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")  # in any locale
 
 
@@ -39,9 +39,9 @@ def _buckets(call: Call) -> dict[str, Span]:
     try:
         start, end = read_date(call, "from"), read_date(call, "to")
     except BandmeterError as error:
-        raise BandmeterError(errors.PARAMETER_INVALID, _PERIOD) from error
+        raise BandmeterError(errors.PARAMETER_INVALID, PERIOD) from error
     if start is None or end is None:
-        raise BandmeterError(errors.PARAMETER_INVALID, _PERIOD)
+        raise BandmeterError(errors.PARAMETER_INVALID, PERIOD)
     return {"custom": window(start, end)}
 
 

@@ -43,6 +43,8 @@ _ERRORS = {
     errors.SCOPE_MISSING: (403, "Your API key lacks the required permissions for this action."),
     errors.PARAMETER_MISSING: (400, ""),
     errors.PARAMETER_INVALID: (400, ""),
+    errors.BODY_TOO_LARGE: (413, ""),
+    errors.BODY_LATE: (408, ""),
     errors.ZONE_UNKNOWN: (422, "Zone not found"),
     errors.ACCOUNT_UNKNOWN: (401, "Invalid credentials"),
     errors.ROUTE_UNKNOWN: (404, "Not Found"),
@@ -93,11 +95,11 @@ _PARTS = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:[Tt ]([\d:]+)(?:[.,](\d+))?)?(.*
 _TAKES = (
     "takes a date from 1970 to 2999: YYYY-MM-DD or ISO 8601 such as 2026-11-22T09:30:00Z or 2026-11-22T09:30+02:00."
 )
-_DATE_SCHEMA = {"type": "string", "pattern": DATE_PATTERN, "maxLength": 64}
+DATE_SCHEMA = {"type": "string", "pattern": DATE_PATTERN, "maxLength": 64}
 
 
 def _date_parameter(name: str, description: str) -> Parameter:
-    return Parameter(name, _DATE_SCHEMA, f"{description} {_TAKES[0].upper()}{_TAKES[1:]} Without an offset: UTC.")
+    return Parameter(name, DATE_SCHEMA, f"{description} {_TAKES[0].upper()}{_TAKES[1:]} Without an offset: UTC.")
 
 
 FROM = _date_parameter("from", "Start of the window; a time inside a day goes down to the day's edge.")
@@ -124,9 +126,12 @@ class Moment(NamedTuple):
 def read_date(call: Call, name: str) -> Moment | None:
     """The parameter's moment, None when it was not sent; `parameter_invalid` for what is no date."""
     text = call.parameters.get(name)
-    if text is None:
-        return None
-    if not _DATE.fullmatch(text):
+    return None if text is None else parse_date(name, text)
+
+
+def parse_date(name: str, text: object) -> Moment:
+    """The moment that `text` writes; `parameter_invalid` names the parameter when it is no date."""
+    if not isinstance(text, str) or not _DATE.fullmatch(text):
         raise BandmeterError(errors.PARAMETER_INVALID, f"{name} {_TAKES}")
     return _moment(text)
 
@@ -198,3 +203,20 @@ def read_zone(call: Call) -> str:
     if not name:
         raise BandmeterError(errors.PARAMETER_MISSING, "Missing zone parameter")
     return name
+
+
+# ---------------------------------------------------------------- bodies
+
+
+def read_body(call: Call) -> dict[str, Any]:
+    """The fields of the JSON object in the body, whatever its Content-Type; `parameter_invalid` when there is none.
+
+    Of a field that is there twice the last counts, as in most readers of JSON.
+    """
+    try:
+        fields = msgspec.json.decode(call.body)
+    except (ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8; RecursionError: thousands of brackets
+        fields = None
+    if not isinstance(fields, dict):
+        raise BandmeterError(errors.PARAMETER_INVALID, "The body takes a JSON object, in UTF-8.")
+    return fields

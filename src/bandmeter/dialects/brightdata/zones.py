@@ -23,7 +23,7 @@ TYPES = {
     "browser": "browser_api",
     "cdn": "dc",
 }
-_ALL_TYPES = ["dc", "res_rotating", "res_static", "isp", "mobile", "serp", "unblocker", "browser_api"]  # [live]
+WORDS = ["dc", "res_rotating", "res_static", "isp", "mobile", "serp", "unblocker", "browser_api"]  # [live]
 STATUSES = {ZoneStatus.ACTIVE: "active", ZoneStatus.SUSPENDED: "disabled", ZoneStatus.DELETED: "deleted"}
 NETWORKS = ("all", "res", "dc", "mobile")
 
@@ -98,7 +98,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT = {"type": "string"}
 _STAMP = {"type": "string", "format": "date-time"}
-_TYPE = {"type": "string", "enum": _ALL_TYPES}
+_TYPE = {"type": "string", "enum": WORDS}
 _STATUS = {"type": "string", "enum": list(STATUSES.values())}
 _PLAN = _object({"start": _STAMP, "product": _TYPE, "type": _TEXT, "bandwidth": _TEXT})
 _TEXTS = {"type": "array", "items": _TEXT}

@@ -27,6 +27,14 @@ function parameters(operation, fields) {
   return rows.length ? [table(["Parameter", "", "Value"], rows)] : [];
 }
 
+function body(operation) {
+  const schema = operation.requestBody && operation.requestBody.content["application/json"].schema;
+  if (!schema) return [[], null];
+  const field = element("textarea", { ariaLabel: "body", rows: 6, placeholder: "JSON" });
+  const shown = element("pre", { textContent: JSON.stringify(schema, null, 1) });
+  return [[field, element("details", {}, element("summary", { textContent: "JSON Schema of the body" }), shown)], field];
+}
+
 function responses(api, operation) {
   const rows = Object.entries(operation.responses).map(([status, response]) => {
     const type = Object.keys(response.content || {})[0] || "";
@@ -49,10 +57,11 @@ function address(path, fields) {
   return query.size ? `${filled}?${query}` : filled;
 }
 
-async function attempt(path, operation, fields, output) {
+async function attempt(path, method, operation, fields, sent, output) {
   const key = document.getElementById("key").value.trim();
   const headers = key && operation.security.length ? { Authorization: `Bearer ${key}` } : {};
-  const response = await fetch(address(path, fields), { headers });
+  if (sent) headers["Content-Type"] = "application/json";
+  const response = await fetch(address(path, fields), { method: method.toUpperCase(), headers, body: sent ? sent.value : undefined });
   output.hidden = false;
   output.textContent = `${response.status} ${response.headers.get("content-type")}\n\n${await response.text()}`;
 }
@@ -62,8 +71,9 @@ function section(api, path, method, operation) {
   const output = element("pre", { hidden: true });
   const button = element("button", { type: "button", textContent: "Try" });
   const title = element("summary", {}, element("code", { textContent: `${method.toUpperCase()} ${path}` }), ` ${operation.summary}`);
-  const made = element("details", {}, title, ...parameters(operation, fields), button, output, ...responses(api, operation));
-  button.addEventListener("click", () => attempt(path, operation, fields, output));
+  const [written, sent] = body(operation);
+  const made = element("details", {}, title, ...parameters(operation, fields), ...written, button, output, ...responses(api, operation));
+  button.addEventListener("click", () => attempt(path, method, operation, fields, sent, output));
   return made;
 }
 
