@@ -71,11 +71,11 @@ def read_source(table: dict[str, Any], path: str, file: str) -> Source:
     for key in table:
         if key not in keys:
             refuse(f"{path}.{key}", file, f"there is no such setting; there are {', '.join(keys)}")
-    texts = {key: _text(table, key, path, file) for key in ("name", "format", "path")}
+    texts: dict[str, Any] = {key: _text(table, key, path, file) for key in ("name", "format", "path")}
     texts |= {key: _text(table, key, path, file, default="") for key in ("account", "zone", "side", "columns")}
     texts["spread"] = _text(table, "spread", path, file, default="end")
-    numbers: dict[str, Any] = {"header_adjust": table.get("header_adjust", 0), "zones": table.get("zones", {})}
-    source = Source(**texts, **numbers)
+    others = {"header_adjust": table.get("header_adjust", 0), "zones": table.get("zones", {})}
+    source = Source(**texts, **others)
     if bool(source.account) != bool(source.zone):
         refuse(f"{path}.account", file, "account and zone belong together: give both, or neither")
     if source.side not in {"", *Side}:

@@ -28,9 +28,10 @@ import re
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Format
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.formats.cloudevents import CLOUDEVENTS
 from bandmeter.formats.combined import COMBINED
 from bandmeter.formats.haproxy import HAPROXY
-from bandmeter.formats.jsonl import CLOUDEVENTS, JSONL
+from bandmeter.formats.jsonl import JSONL
 from bandmeter.formats.nginx import NGINX
 from bandmeter.formats.squid import SQUID
 from bandmeter.formats.squid_native import SQUID_NATIVE

@@ -1,8 +1,6 @@
-"""The traffic record as a JSON line (docs/records.md); and the same as the `data` of a CloudEvent."""
+"""The traffic record as a JSON line (docs/records.md)."""
 
 from __future__ import annotations
-
-import dataclasses
 
 from bandmeter.domain.contracts import Format, Layout
 
@@ -63,12 +61,4 @@ JSONL = Format(
     layouts=(
         Layout(columns=RECORD, fields=RECORD_FIELDS | _HAS | {"time_ms": "time_ms_of(as_written(line, 'time', time))"}),
     ),
-)
-
-CLOUDEVENTS = dataclasses.replace(
-    JSONL,
-    name="cloudevents",
-    prefix="data.",
-    example='{"specversion": "1.0", "id": "7", "source": "/edge1", "type": "bandmeter.traffic", "data": {"time": '
-    '"2026-11-20T06:00:00.250Z", "account": "acme", "zone": "res2", "bytes_up": 512, "bytes_down": 20480}}',
 )
