@@ -63,7 +63,9 @@ def test_the_migrations_make_what_the_tables_say(tmp_path):
         with sqlite3.connect(path) as raw:
             found = dict(raw.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
         raw.close()
-        return {name: " ".join(sql.split()) for name, sql in found.items() if name != "alembic_version"}
+        return {
+            name: " ".join(sql.replace('"', "").split()) for name, sql in found.items() if name != "alembic_version"
+        }
 
     Catalog.open(f"sqlite:///{tmp_path}/migrated.db").close()
     engine = sa.create_engine(f"sqlite:///{tmp_path}/made.db")

@@ -195,13 +195,21 @@ class Catalog:
         with self._change() as connection:
             changes.add_identity(connection, account, zone, identity)
 
-    def add_key(self, account: str | None, scope: tenancy.Scope, expires_s: int | None, now_s: int) -> str:
+    def add_key(
+        self,
+        account: str | None,
+        scope: tenancy.Scope,
+        expires_s: int | None,
+        now_s: int,
+        *,
+        same_body_once: bool = False,
+    ) -> str:
         """Make a key and return it: it cannot be read again. `account` None: an operator's, above accounts."""
         if _is_past(expires_s, now_s):
             raise BandmeterError(errors.INPUT_INVALID, "The key would have expired already: choose a later time.")
         number, secret = keys.new_key()
         with self._change() as connection:
-            key = tenancy.Key(number, account, scope, expires_s, revoked=False, created_s=now_s)
+            key = tenancy.Key(number, account, scope, expires_s, created_s=now_s, same_body_once=same_body_once)
             changes.add_key(connection, key, keys.digest(secret))
         return secret
 

@@ -186,4 +186,12 @@ def as_account(row: Any) -> tenancy.Account:
 
 def as_key(row: Any) -> tenancy.Key:
     """A key from its row, without the digest."""
-    return tenancy.Key(row.id, row.account, tenancy.Scope(row.scope), row.expires_s, row.revoked, row.created_s)
+    return tenancy.Key(
+        row.id,
+        row.account,
+        tenancy.Scope(row.scope),
+        row.expires_s,
+        row.revoked,
+        row.created_s,
+        row.same_body_once,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-HEAD = "0001"  # the newest migration; a test compares it with the folder
+HEAD = "0002"  # the newest migration; a test compares it with the folder
 
 METADATA = sa.MetaData()
 
@@ -56,6 +56,7 @@ KEY = sa.Table(
     sa.Column("expires_s", sa.BigInteger),
     sa.Column("revoked", sa.Boolean, nullable=False),
     sa.Column("created_s", sa.BigInteger, nullable=False),
+    sa.Column("same_body_once", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 PLAN = sa.Table(

@@ -15,6 +15,9 @@ from bandmeter.domain.tenancy import Key, Scope
 
 KEY = typer.Typer(no_args_is_help=True, help="An account's API keys.")
 OPERATOR_KEY = typer.Typer(no_args_is_help=True, help="Keys above accounts.")
+SameBodyOnce = Annotated[
+    bool, typer.Option("--same-body-once", help="A body that it sends again, byte for byte, is the same batch.")
+]
 Expires = Annotated[str | None, typer.Option(metavar="TIME", help="When it ends; never, when not given.")]
 
 
@@ -24,9 +27,10 @@ def add_key(
     account: Annotated[str, typer.Argument(help="The account that it speaks for.")],
     scope: Annotated[Scope, typer.Option(help="What it may do.")] = Scope.READ,
     expires: Expires = None,
+    same_body_once: SameBodyOnce = False,
 ) -> None:
     """Make a key and print it: it cannot be shown again."""
-    _add(context, account, scope, expires)
+    _add(context, account, scope, expires, same_body_once=same_body_once)
 
 
 @OPERATOR_KEY.command("add")
@@ -34,18 +38,23 @@ def add_operator_key(
     context: typer.Context,
     scope: Annotated[Scope, typer.Option(help="ingest (for all accounts) or admin.")] = Scope.INGEST,
     expires: Expires = None,
+    same_body_once: SameBodyOnce = False,
 ) -> None:
     """Make a key above accounts and print it: it cannot be shown again."""
     if scope is Scope.READ:
         sentence = "An operator's key takes --scope ingest or admin: for reading, make an account's key."
         raise BandmeterError(errors.INPUT_INVALID, sentence)
-    _add(context, None, scope, expires)
+    _add(context, None, scope, expires, same_body_once=same_body_once)
 
 
-def _add(context: typer.Context, account: str | None, scope: Scope, expires: str | None) -> None:
+def _add(
+    context: typer.Context, account: str | None, scope: Scope, expires: str | None, *, same_body_once: bool
+) -> None:
+    if same_body_once and scope is Scope.READ:
+        raise BandmeterError(errors.INPUT_INVALID, "--same-body-once is for keys that send: give --scope ingest.")
     end = read_time(expires, "--expires")
     with opened(context, create=account is None) as parts:
-        output.say(parts.catalog.add_key(account, scope, end, service.clock_s()))
+        output.say(parts.catalog.add_key(account, scope, end, service.clock_s(), same_body_once=same_body_once))
 
 
 def _row(key: Key, now_s: int) -> dict[str, Any]:

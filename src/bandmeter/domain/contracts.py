@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.questions import Question
-from bandmeter.domain.tenancy import Account, Scope, Zone
+from bandmeter.domain.tenancy import Account, Key, Scope, Zone
 from bandmeter.domain.usage import Columns, Counters, Outcomes, Selection, Side
 
 # ---------------------------------------------------------------- formats
@@ -246,7 +246,7 @@ class Call(NamedTuple):
     """One authenticated request, without HTTP: who asks, with what, and when.
 
     `limit` None: the key has none, or nobody can count now. `accept`: the Accept header, where an endpoint has several
-    media types.
+    media types. `key`: the key that was sent.
     """
 
     account: Account
@@ -256,6 +256,7 @@ class Call(NamedTuple):
     body: bytes = b""
     limit: Limit | None = None
     accept: str = ""
+    key: Key | None = None
 
 
 class Reply(NamedTuple):
@@ -279,6 +280,8 @@ class Endpoint:
     schema: Mapping[str, Any]  # JSON Schema of a 200's body
     parameters: tuple[Parameter, ...] = ()
     body: Mapping[str, Any] | None = None  # JSON Schema of the small JSON body that `parse` reads; None: none is read
+    request_media_types: tuple[str, ...] = ()  # of the body that `stream` takes
+    stream: Callable[[Call, Any, Any], Any] | None = None  # async (call, headers, receive) → Reply, instead of the two
     method: str = "GET"
     scope: Scope = Scope.READ
     errors: tuple[str, ...] = ()  # codes beyond those that every endpoint can give

@@ -72,7 +72,10 @@ class Zone:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Key:
-    """A key as the catalog knows it: the secret itself is stored nowhere. `account` None: an operator's key."""
+    """A key as the catalog knows it: the secret itself is stored nowhere. `account` None: an operator's key.
+
+    `same_body_once`: a body of records that is sent again, byte for byte, is the same batch.
+    """
 
     id: str
     account: str | None
@@ -80,6 +83,7 @@ class Key:
     expires_s: int | None = None
     revoked: bool = False
     created_s: int = 0
+    same_body_once: bool = False
 
 
 def default_side(network: str) -> usage.Side:

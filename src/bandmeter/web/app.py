@@ -164,11 +164,14 @@ class _Application:
             parameters.update(in_path)
             client = scope.get("client")
             accept = guard.find_accept(scope["headers"]) if len(endpoint.media_types) > 1 else ""
-            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit, accept=accept)
+            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit, accept=accept, key=key)
             if endpoint.body is not None:
                 call = call._replace(body=await body.read(scope["headers"], receive))
             is_heavy = endpoint.is_heavy and not self._is_small(account, endpoint)
-            reply = await self._answer_in_thread(route, call) if is_heavy else self._answer(endpoint, call)
+            if endpoint.stream is not None:
+                reply = await endpoint.stream(call, scope["headers"], receive)
+            else:
+                reply = await self._answer_in_thread(route, call) if is_heavy else self._answer(endpoint, call)
         except BandmeterError as error:
             if error.code == errors.UNAVAILABLE:
                 _log.error("unavailable", endpoint=endpoint.name, reason=error.sentence)

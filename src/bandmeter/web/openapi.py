@@ -30,6 +30,11 @@ _MEANINGS = {
     errors.PARAMETER_INVALID: "A parameter cannot be read: the body names it and what it takes.",
     errors.BODY_TOO_LARGE: "The body is larger than what is read.",
     errors.BODY_LATE: "The body did not come to its end in time.",
+    errors.BODY_INVALID: "The body cannot be decompressed, or is no JSON where it says so.",
+    errors.MEDIA_TYPE_UNKNOWN: "The body is of a type that is not read here.",
+    errors.OUT_OF_ORDER: "The body's number is beyond the next one; `expected` is that.",
+    errors.KEY_REUSED: "The key or number was used with another body.",
+    errors.OVERLOADED: "More is sent than can be counted: send it again.",
     errors.ZONE_UNKNOWN: "The account has no such zone.",
     errors.ACCOUNT_UNKNOWN: "There is no such account, or it is not the key's.",
     FORMAT_UNAVAILABLE: "The answer cannot be had in the form asked for.",
@@ -98,6 +103,9 @@ def _operation(dialect: Dialect, endpoint: Endpoint, number: int) -> dict[str, A
     }
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.body}}}
+    if endpoint.request_media_types:
+        content = {media_type: {"schema": {"type": "string"}} for media_type in endpoint.request_media_types}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

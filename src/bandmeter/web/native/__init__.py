@@ -65,8 +65,8 @@ _ZONES_SCHEMA = _object(
 )
 
 
-def dialect(reports: Reports, catalog: Catalog) -> Dialect:
-    """The native API over these reports, for the accounts of this catalog."""
+def dialect(reports: Reports, catalog: Catalog, more: tuple[Endpoint, ...] = ()) -> Dialect:
+    """The native API over these reports, for the accounts of this catalog. `more`: what else it has."""
     shared: dict[str, Any] = {
         "parse": _ask_nothing,
         "errors": _ERRORS,
@@ -102,6 +102,7 @@ def dialect(reports: Reports, catalog: Catalog) -> Dialect:
                 ),
                 **shared,
             ),
+            *more,
         ),
         credentials=(("bearer", "authorization"),),
         render_error=problems.render_error,
