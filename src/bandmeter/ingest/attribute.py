@@ -10,6 +10,7 @@ what is left is few, and is resolved here, once each.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -151,3 +152,23 @@ class Attribution:
         """The identity under which traffic waits to be claimed: without parameters."""
         head, mark, rest = identity.partition(ZONE_MARK)
         return head + mark + rest.partition("-")[0]
+
+
+def with_rules(zones: list[Zone], rules: Iterable[tuple[str, str, str]]) -> list[Zone]:
+    """The zones, with identities that a source gives to them, and takes from whoever has registered them."""
+    given: dict[tuple[str, str], list[str]] = {}
+    for identity, account, zone in rules:
+        given.setdefault((account, zone), []).append(identity)
+    if not given:
+        return zones
+    taken = {identity for identities in given.values() for identity in identities}
+    return [
+        dataclasses.replace(
+            zone,
+            identities=(
+                *(identity for identity in zone.identities if identity not in taken),
+                *given.get((zone.account, zone.name), ()),
+            ),
+        )
+        for zone in zones
+    ]

@@ -105,7 +105,7 @@ class FileRun:
     def decoder(self, size: int) -> Decoder:
         """The decoder for a batch of that many bytes."""
         job = self._job
-        return self._tools.decoder(job.format, job.reading, self._columns, is_small=size <= SMALL_BYTES)
+        return self._tools.decoder(job, job.reading, self._columns, is_small=size <= SMALL_BYTES)
 
     def _header(self) -> list[str]:
         with source.opened(self._path) as content:

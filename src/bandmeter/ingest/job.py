@@ -19,6 +19,7 @@ class Job:
     """What to ingest, and how. `account` and `zone`: for records that name none.
 
     `columns` names those of a table without a header; `side`, `spread` and `header_adjust_bytes` as in `query.Reading`.
+    `rules`: (identity, account, zone), which hold above what zones have registered.
     """
 
     format: Format
@@ -29,6 +30,7 @@ class Job:
     side: Side | None = None
     spread: bool = False
     header_adjust_bytes: int = 0
+    rules: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def reading(self) -> Reading:

@@ -219,7 +219,7 @@ class Poster:
         tools = self._tools
         tools.scratch.hold(content)
         newlines, has_long_line = clean.count(tools.scratch)
-        decoder = tools.decoder(post.format, _reading(post), post.columns, is_small=len(content) <= SMALL_BYTES)
+        decoder = tools.decoder(_job(post), _reading(post), post.columns, is_small=len(content) <= SMALL_BYTES)
         records = Records(
             decoder,
             lambda groups, now_ms: tools.place(groups, now_ms, _job(post), post.caller),

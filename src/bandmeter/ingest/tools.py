@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bandmeter.formats.tsv import with_columns
 from bandmeter.ingest import place
-from bandmeter.ingest.attribute import Attribution, Caller
+from bandmeter.ingest.attribute import Attribution, Caller, with_rules
 from bandmeter.ingest.decode import Decoder
 from bandmeter.ingest.scratch import Scratch
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bandmeter.domain.contracts import Format, Store
+    from bandmeter.domain.contracts import Store
     from bandmeter.domain.tenancy import Zone
     from bandmeter.ingest.decode import Groups
     from bandmeter.ingest.job import Job
     from bandmeter.ingest.query import Reading
 
+Rules = tuple[tuple[str, str, str], ...]  # (identity, account, zone)
 DECODERS_MAX = 24  # kept open at once, some MB each: more formats than anybody reads side by side
 
 
@@ -43,21 +44,22 @@ class Tools:
         self.scratch = Scratch(batch_bytes)
         self._zones, self._version = zones, version
         self._known = version()
-        self._attribution = Attribution(zones())
+        self._attributions: dict[Rules, Attribution] = {}
         self._decoders: OrderedDict[tuple[object, ...], Decoder] = OrderedDict()
 
-    def attribution(self) -> Attribution:
-        """The zones as they are now, arranged for look-up."""
+    def attribution(self, rules: Rules = ()) -> Attribution:
+        """The zones as they are now, arranged for look-up; with a source's own rules."""
         version = self._version()  # before the zones: a change in between causes a look too many, never one too few
         if version != self._known:
-            self._known, self._attribution = version, Attribution(self._zones())
-        return self._attribution
+            self._known, self._attributions = version, {}
+        if rules not in self._attributions:
+            self._attributions[rules] = Attribution(with_rules(self._zones(), rules))
+        return self._attributions[rules]
 
-    def decoder(
-        self, log_format: Format, reading: Reading, columns: tuple[str, ...] = (), *, is_small: bool = False
-    ) -> Decoder:
-        """A decoder of that format for what is in the scratch; `columns` of a format whose header names them."""
-        key = (log_format.name, columns, reading, is_small)
+    def decoder(self, job: Job, reading: Reading, columns: tuple[str, ...] = (), *, is_small: bool = False) -> Decoder:
+        """A decoder for what is in the scratch; `columns` of a format whose header names them."""
+        log_format = job.format
+        key = (log_format.name, columns, reading, is_small, job.rules)
         decoder = self._decoders.get(key)
         if decoder is None:
             if columns:
@@ -66,12 +68,12 @@ class Tools:
             if len(self._decoders) > DECODERS_MAX:
                 self._decoders.popitem(last=False)[1].close()
         self._decoders.move_to_end(key)
-        decoder.attribute_with(self.attribution())
+        decoder.attribute_with(self.attribution(job.rules))
         return decoder
 
     def place(self, groups: Groups, now_ms: int, job: Job, caller: Caller) -> place.Placed:
         """What was decoded, as rows of zones."""
-        attribution = self.attribution()
+        attribution = self.attribution(job.rules)
         return place.place(
             groups,
             lambda owner: attribution.find(owner, caller),

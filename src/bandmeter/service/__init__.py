@@ -214,6 +214,10 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from granian.constants import Interfaces  # noqa: PLC0415
     from granian.log import LogLevels  # noqa: PLC0415
 
+    from bandmeter.service import feeding  # noqa: PLC0415
+
+    for source in config.sources:
+        feeding.job_of(config, source)  # what is wrong with one is said here
     _check_port(config.server.host, config.server.port)
     with open_parts(config, create=True):
         pass  # schemas are made here, once, and not by each worker
@@ -235,9 +239,10 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     )
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:
-        with tempfile.TemporaryDirectory(prefix="bandmeter-metrics-") as folder:
+        with feeding.only_one(config), tempfile.TemporaryDirectory(prefix="bandmeter-") as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers count together
-            server.serve()
+            with feeding.running(folder):
+                server.serve()
     except SystemExit as error:
         sentence = "The server stopped because its workers failed: the lines above say why."
         raise BandmeterError(errors.FAILURE, sentence) from error
@@ -247,19 +252,25 @@ def asgi() -> Any:
     """What each worker of `serve` runs: the ASGI application over this process's own catalog and store."""
     # The web framework is of no use to the other commands: importing it only here keeps them quick to start.
     from bandmeter import dialects, telemetry  # noqa: PLC0415
-    from bandmeter.web import limits, native  # noqa: PLC0415
+    from bandmeter.service import feeding  # noqa: PLC0415
+    from bandmeter.web import limits, native, records  # noqa: PLC0415
     from bandmeter.web.app import build  # noqa: PLC0415
+    from bandmeter.web.feed import Feed  # noqa: PLC0415
 
+    feeding.end_with_parent()
     parts = start(configure(None))
     spoken = dialects.configure(baishan_timezone=parts.config.dialects.baishan_timezone)
     telemetry.set_up_logs(clock_ms)
     config = parts.config
     rules = limits.Rules(config.limits.dialects, config.key_limits)
     limiter = limits.open_limiter(rules, config.limits.server, config.data / LIMITS_FILE, time.monotonic)
-    spoken = (*spoken, native.dialect(parts.reports, parts.catalog))
+    feed = Feed(os.environ.get(feeding.SOCKET, ""))
+    taker = records.Taker(feed, functools.partial(find_format, config))
+    spoken = (*spoken, native.dialect(parts.reports, parts.catalog, (records.endpoint(taker),)))
     metrics = telemetry.Metrics()
     ready = functools.partial(health, parts)
-    return build(parts.reports, parts.catalog, spoken, clock_ms, ready, limiter=limiter, metrics=metrics)
+    faults = feed.faults if os.environ.get(feeding.SOCKET) else None
+    return build(parts.reports, parts.catalog, spoken, clock_ms, ready, limiter=limiter, metrics=metrics, faults=faults)
 
 
 def health(parts: Parts) -> list[str]:
@@ -368,6 +379,11 @@ def _examine_source(config: Config, source: Source) -> Check:
     return Check(name, f"{len(found)} files")
 
 
+def source_pattern(config: Config, source: Source) -> str:
+    """What fits the files of a configured source; a relative pattern starts at the data folder."""
+    return str(config.data.absolute() / source.path)
+
+
 def source_files(config: Config, source: Source) -> list[str]:
-    """The files of a configured source, by name; a relative pattern starts at the data folder."""
-    return sorted(glob.glob(str(config.data / source.path), recursive=True))  # noqa: PTH207 - may be absolute
+    """The files of a configured source, by name."""
+    return sorted(glob.glob(source_pattern(config, source), recursive=True))  # noqa: PTH207 - may be absolute

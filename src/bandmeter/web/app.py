@@ -24,6 +24,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Key
 from bandmeter.reports import Reports
 from bandmeter.web import body, guard, pages
+from bandmeter.web.pages import Faults
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
@@ -60,14 +61,16 @@ def build(
     *,
     limiter: Limiter | None = None,
     metrics: Metrics | None = None,
+    faults: Faults | None = None,
 ) -> ASGIApp:
     """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once.
 
-    Without a `limiter` nothing is limited; without `metrics` nothing is measured, and there is no `/metrics`.
+    `faults`: the same of what has to be asked first. Without a `limiter` nothing is limited; without `metrics` nothing
+    is measured, and there is no `/metrics`.
     """
     dialects = tuple(dialects)
     scrape = functools.partial(_scrape, metrics, reports.store) if metrics else None
-    rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape)
+    rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape, faults=faults)
     return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics)
 
 

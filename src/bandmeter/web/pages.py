@@ -37,6 +37,7 @@ _HEADERS = {
 
 
 Warnings = Callable[[], Awaitable[Sequence[str]]]
+Faults = Callable[[], Awaitable[Sequence[str]]]
 
 
 def build(
@@ -44,18 +45,21 @@ def build(
     health: Callable[[], Sequence[str]],
     warnings: Warnings | None = None,
     scrape: Callable[[], bytes] | None = None,
+    *,
+    faults: Faults | None = None,
 ) -> Starlette:
     """The Starlette application for every path that no dialect owns.
 
-    `warnings`: what is wrong while answers are still right, a sentence each. `scrape`: the text of `/metrics`.
+    `faults`: why it is not ready, besides what `health` says. `warnings`: what is wrong while answers are still right,
+    a sentence each. `scrape`: the text of `/metrics`.
     """
     document = msgspec.json.encode(openapi.document(dialects))
 
     async def readyz(_request: Request) -> Response:
-        faults = list(health())
+        found = [*health(), *(await faults() if faults else ())]
         warned = list(await warnings()) if warnings else []
-        body = {"ready": not faults, "faults": faults} | ({"warnings": warned} if warned else {})
-        return _json(body, 503 if faults else 200)
+        body = {"ready": not found, "faults": found} | ({"warnings": warned} if warned else {})
+        return _json(body, 503 if found else 200)
 
     async def healthz(_request: Request) -> Response:
         return _json({"alive": True})

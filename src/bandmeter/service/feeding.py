@@ -1,0 +1,211 @@
+"""The process that ingests, beside the workers of `serve`: it follows sources, and counts what workers hand over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from bandmeter import service, telemetry
+from bandmeter.config import Config
+from bandmeter.config.tables import Source
+from bandmeter.domain import errors
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Side
+from bandmeter.ingest.job import Job
+from bandmeter.ingest.posts import Poster
+from bandmeter.ingest.server import Counter, Server
+from bandmeter.ingest.tail import Tail, Watched
+from bandmeter.ingest.tools import Tools
+
+SOCKET = "BANDMETER_FEED_SOCKET"  # where workers find the process
+LOCK_FILE = "serve.lock"
+START_SECONDS = 30.0  # for the process to listen
+STOP_SECONDS = 20.0  # for it to count what it has
+PAUSES_SECONDS = (0.2, 1.0, 5.0)  # before it is started again; the last one for ever
+LONG_SECONDS = 60.0  # after which a start counts as the first again
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+_log = structlog.get_logger(__name__)
+
+
+def job_of(config: Config, source: Source) -> Job:
+    """How a configured source is read; raises `input_invalid`."""
+    rules = tuple((identity, *_split(zone)) for identity, zone in source.zones.items())
+    return Job(
+        format=service.find_format(config, source.format),
+        source_name=source.name,
+        account=source.account or None,
+        zone=source.zone or None,
+        columns=tuple(source.columns.split(",")) if source.columns else (),
+        side=Side(source.side) if source.side else None,
+        spread=source.spread == "even",
+        header_adjust_bytes=source.header_adjust,
+        rules=rules,
+    )
+
+
+def _split(target: str) -> tuple[str, str]:
+    account, _, zone = target.partition("/")
+    return account, zone
+
+
+# ---------------------------------------------------------------- inside
+
+
+def run(path: str) -> None:
+    """What the process does, until SIGTERM or until its parent has gone."""
+    config = service.configure(None)
+    telemetry.set_up_logs(service.clock_ms)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
+    with service.open_parts(config) as parts, _threads(config, parts) as (counter, tail):
+
+        def status() -> dict[str, Any]:
+            faults = [counter.fault] if counter.fault else []
+            return {"faults": faults, "sources": {n: _standing(s) for n, s in tail.standings.items()}}
+
+        server = Server(counter, lambda name: service.find_format(config, name), status)
+        asyncio.run(_listen(server, Path(path)))
+
+
+def _standing(standing: Any) -> dict[str, Any]:
+    return {"files": standing.files, "waiting_bytes": standing.waiting_bytes, "problem": standing.problem}
+
+
+@contextlib.contextmanager
+def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Tail]]:
+    """The two that count, each with memory of its own."""
+
+    def tools() -> Tools:
+        catalog = parts.catalog
+        return Tools(
+            parts.store,
+            catalog.zones,
+            service.clock_ms,
+            config.data,
+            config.ingest.batch_bytes,
+            version=catalog.version,
+        )
+
+    watched = [Watched(job_of(config, source), service.source_pattern(config, source)) for source in config.sources]
+    with contextlib.closing(tools()) as for_posts, contextlib.closing(tools()) as for_files:
+        counter, tail = Counter(Poster(for_posts)), Tail(for_files, watched)
+        follower = threading.Thread(target=tail.run, name="tail")
+        counter.start()
+        follower.start()
+        try:
+            yield counter, tail
+        finally:
+            tail.stop()
+            counter.stop()
+            follower.join()
+
+
+async def _listen(server: Server, path: Path) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    # The parent holds the other end of this pipe: when it has gone, however it went, there is an end to read.
+    loop.add_reader(sys.stdin.fileno(), stopping.set)
+    await server.start(path)
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
+    await stopping.wait()
+    await server.stop()
+
+
+# ---------------------------------------------------------------- from outside
+
+
+@contextlib.contextmanager
+def only_one(config: Config) -> Iterator[None]:
+    """Hold the data folder's lock: two that follow the same sources would only be in each other's way."""
+    with (config.data / LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            sentence = f"Another `bandmeter serve` runs on {config.data}: stop it, or name another folder with --data."
+            raise BandmeterError(errors.UNAVAILABLE, sentence) from error
+        yield
+
+
+@contextlib.contextmanager
+def running(folder: str) -> Iterator[None]:
+    """The process, for as long as the workers run; its socket is in `folder`."""
+    feeder = Feeder(folder)
+    feeder.start()
+    try:
+        yield
+    finally:
+        feeder.stop()
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it has gone, however it went; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Feeder:
+    """Starts the process, and starts it again whenever it ends before it should."""
+
+    def __init__(self, folder: str) -> None:
+        self._path = str(Path(folder) / "ingest.sock")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="feeder")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it listens; raises `failure`."""
+        os.environ[SOCKET] = self._path
+        self._process = self._spawn()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let it count what it has, and end it."""
+        self._stopping.set()
+        process = self._process
+        if process:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        Path(self._path).unlink(missing_ok=True)
+        command = [sys.executable, "-c", f"from bandmeter.service import feeding; feeding.run({self._path!r})"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ourselves
+        if process.stdout is None or process.stdout.readline() != b"listening\n":
+            process.wait()
+            sentence = "The process that ingests cannot run: the lines above say why."
+            raise BandmeterError(errors.FAILURE, sentence)
+        return process
+
+    def _keep(self) -> None:
+        tries = 0
+        while self._process is not None:
+            started = time.monotonic()
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            tries = 0 if time.monotonic() - started > LONG_SECONDS else tries + 1
+            _log.error("the process that ingests has ended, and is started again", status=status)
+            self._stopping.wait(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(BandmeterError):
+                self._process = self._spawn()
