@@ -56,10 +56,14 @@ class Server:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ingest:
-    """How logs are read. `unattributed_per_day` bounds the new identities without a zone that a day may bring."""
+    """How logs are read. `unattributed_per_day` bounds the new identities without a zone that a day may bring.
+
+    `hosts_per_day`: of how many target hosts a zone's day keeps the usage apart; 0 keeps none, and costs nothing.
+    """
 
     batch_bytes: int = _number(32 * 2**20, 4_096, 2**30)
     unattributed_per_day: int = _number(10_000, 1, 10_000_000)
+    hosts_per_day: int = _number(100, 0, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.questions import Question
 from bandmeter.domain.tenancy import Account, Key, Scope, Zone
-from bandmeter.domain.usage import Columns, Counters, Outcomes, Selection, Side
+from bandmeter.domain.usage import Columns, Counters, HostRow, Outcomes, Selection, Side
 
 # ---------------------------------------------------------------- formats
 
@@ -103,6 +103,20 @@ class Receipt(NamedTuple):
     answer: bytes
 
 
+class Hosts(NamedTuple):
+    """A batch's traffic by target host: names, and beside each a row as in `usage.HOST_ROW`, flat; keys may repeat."""
+
+    names: Sequence[str]
+    rows: array[int]
+
+    def plus(self, other: Hosts) -> Hosts:
+        """Both."""
+        return Hosts([*self.names, *other.names], self.rows + other.rows) if other.names else self
+
+
+NO_HOSTS = Hosts((), array("q"))
+
+
 class Batch(NamedTuple):
     """Everything that one transaction writes. `before` → `after` is the source's step; `rows` as in `usage.ROW`.
 
@@ -119,6 +133,7 @@ class Batch(NamedTuple):
     committed_ms: int
     considered: int = 0
     receipts: Sequence[Receipt] = ()
+    hosts: Hosts = NO_HOSTS
 
 
 class Unattributed(NamedTuple):
@@ -169,6 +184,12 @@ class Store(Protocol):
 
         Ordered by bucket; a bucket stands there once for each of its rows, and the number may be 0. Zones may share a
         list of buckets: do not change it.
+        """
+
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+        """The hosts kept of each zone that has any, by zone number, for the days that start in `span`, by day and name.
+
+        A day keeps as many hosts as its bound, those that came first; the others' traffic is in its total alone.
         """
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

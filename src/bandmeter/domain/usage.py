@@ -78,6 +78,17 @@ class Columns(NamedTuple):
         return list(map(Row._make, zip(*self, strict=True)))
 
 
+class HostRow(NamedTuple):
+    """What went to one host on one UTC day, on one side; `day` is the Unix second at which it starts."""
+
+    day: int
+    host: str
+    requests: int
+    successes: int
+    bytes_up: int
+    bytes_down: int
+
+
 # A stored row, flat: these columns in this order. Rows travel as one flat sequence of integers, never as objects.
 ROW = (
     "zone",
@@ -93,6 +104,7 @@ ROW = (
     "client_bytes_down",
 )
 ROW_KEY = ROW[:3]
+HOST_ROW = ("zone", "day", *ROW[3:])  # beside a host's name
 ROW_COUNTERS = ROW[3:]
 SIDE_COLUMNS = {Side.TARGET: ROW[3:7], Side.CLIENT: ROW[7:11]}
 

@@ -15,6 +15,8 @@ a few functions of our own (`FUNCTIONS`), and may yield these fields:
 | `has_target_bytes`, `has_client_bytes`, `has_bytes` | BOOLEAN: whether the line speaks of that side | TRUE |
 | `reached_target` | BOOLEAN: whether `bytes_up` and `bytes_down` may be a target's | TRUE |
 | `requests` | BIGINT | 1 |
+| `duration_ms` | BIGINT: how long before its end the request began | 0 |
+| `host` | VARCHAR, the target's domain in lower case | NULL: in no breakdown by target |
 | `status` | BIGINT | unknown, and not successful |
 | `scheme`, `ip_version`, `network`, `access`, `pool` | VARCHAR, a value of that dimension | its first value |
 
@@ -51,9 +53,9 @@ NUMBERS = (
     "bytes_up",
     "bytes_down",
 )
-TEXTS = ("identity", "account", "zone", "scheme", "ip_version", "network", "access", "pool")
+TEXTS = ("identity", "account", "zone", "host", "scheme", "ip_version", "network", "access", "pool")
 FLAGS = ("has_target_bytes", "has_client_bytes", "has_bytes", "reached_target")
-FIELDS = frozenset({"time_ms", "requests", "status", *NUMBERS, *TEXTS, *FLAGS})
+FIELDS = frozenset({"time_ms", "duration_ms", "requests", "status", *NUMBERS, *TEXTS, *FLAGS})
 COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 COLUMNS_MAX = 200  # of a line: the longest known layout has 30
 

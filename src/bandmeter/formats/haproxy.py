@@ -21,6 +21,7 @@ _TCP_COLUMNS = (
 
 _FIELDS = {
     "time_ms": "seconds_ms(start) + whole(total_ms)",
+    "duration_ms": "whole(total_ms)",
     "has_target_bytes": "NOT contains(server, '<NOSRV>') AND left(state, 2) <> 'SC' AND server_port IS NOT NULL",
     "target_bytes_up": "whole(bytes_read)",
     "target_bytes_down": "whole(bytes_sent)",
@@ -47,6 +48,7 @@ HAPROXY = Format(
             fields=_FIELDS
             | {
                 "identity": "nullif(trim(user, '\"'), '')",
+                "host": "domain_of(trim(host, '\"'))",
                 "status": "CASE WHEN status = '-1' THEN NULL ELSE status_of(status) END",
                 "scheme": "CASE WHEN method = 'CONNECT' THEN 'https' ELSE 'http' END",
             },
@@ -56,6 +58,7 @@ HAPROXY = Format(
             fields=_FIELDS
             | {
                 "identity": "frontend",
+                "host": "domain_of(trim(sni, '\"'))",
                 "scheme": "CASE WHEN nullif(trim(sni, '\"'), '') IS NULL THEN 'other' ELSE 'https' END",
             },
         ),

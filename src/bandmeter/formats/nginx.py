@@ -19,10 +19,12 @@ NGINX = Format(
     '"cache":"MISS","done":"OK","conn":5,"creq":1,"saddr":"127.0.0.1"}',
     layouts=(
         Layout(
-            columns=("t", "host", "cip", "tls", "st", "cli_in", "cli_out", "up_addr", "up_out", "up_in"),
+            columns=("t", "dur", "host", "cip", "tls", "st", "cli_in", "cli_out", "up_addr", "up_out", "up_in"),
             fields={
                 "time_ms": "seconds_ms(t)",
+                "duration_ms": "seconds_ms(dur)",
                 "identity": "domain_of(host)",
+                "host": "domain_of(host)",
                 "has_target_bytes": "given(up_addr) IS NOT NULL AND "
                 "(up_out IS NULL OR up_in IS NULL OR coalesce(sum_of(up_out) + sum_of(up_in), 1) <> 0)",
                 "target_bytes_up": "sum_of(up_out)",

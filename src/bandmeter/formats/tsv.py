@@ -31,11 +31,9 @@ TSV = Format(
 def with_columns(names: Sequence[str]) -> Format:
     """The format of a table with these columns, in this order."""
     columns = tuple(name if name in (*RECORD, *EXTRA) else f"ignored_{i}" for i, name in enumerate(names))
-    fields = {
-        field: expression
-        for field, expression in RECORD_FIELDS.items()
-        if ("time" if field == "time_ms" else field) in columns
-    }
+    fields = {field: expression for field, expression in RECORD_FIELDS.items() if field.removesuffix("_ms") in columns}
+    if "duration_ms" in columns:
+        fields.setdefault("duration_ms", "CASE WHEN duration_ms IS NULL THEN 0 ELSE whole(duration_ms) END")
     fields |= _pairs(columns)
     if "target_ip" in columns:
         fields["reached_target"] = "target_ip IS NOT NULL"

@@ -34,6 +34,7 @@ class Groups(NamedTuple):
     `owners`: the distinct owners; `owner`: the place of each group's owner among them. `key`: as in `query.py`.
     `sums` has every counter of `query.SUMS`. `body`: which of several bodies that were read together each group is of.
     `rejected`: how many records have no key, and are in no group.
+    `hosts`: the same records by owner, day and host, where a host is known, with the same `owners`; `host` has names.
     """
 
     owners: list[Owner]
@@ -46,11 +47,20 @@ class Groups(NamedTuple):
     newest_ms: Any
     body: Any
     rejected: int
+    hosts: Groups | None = None
+    host: Any = None
 
     def only(self, mask: Any) -> Groups:
         """Those groups alone."""
-        columns = {name: getattr(self, name)[mask] for name in self._fields if name not in _NOT_COLUMNS}
+        columns = {name: getattr(self, name)[mask] for name in _COLUMNS}
+        columns["host"] = None if self.host is None else self.host[mask]
         return self._replace(sums={name: values[mask] for name, values in self.sums.items()}, **columns)
+
+    def of_owners(self, is_wanted: Sequence[bool]) -> Groups:
+        """Only the groups of these owners, also those by host."""
+        wanted = np.array(is_wanted, dtype=bool)
+        hosts = None if self.hosts is None else self.hosts.only(wanted[self.hosts.owner])
+        return self.only(wanted[self.owner])._replace(hosts=hosts)
 
     @property
     def received(self) -> int:
@@ -58,25 +68,28 @@ class Groups(NamedTuple):
         return int(self.records.sum()) + self.rejected
 
 
-_NOT_COLUMNS = ("owners", "sums", "rejected")
+_COLUMNS = ("owner", "key", "records", "requests", "successes", "newest_ms", "body")
 
 
 def joined(bodies: Mapping[int, Groups]) -> Groups:
     """The groups of several bodies, told apart by `body`."""
     owners: dict[Owner, int] = {}
-    places = []
-    for groups in bodies.values():
+    parts = []
+    for body, groups in bodies.items():
         place = np.array([owners.setdefault(owner, len(owners)) for owner in groups.owners], dtype=np.int64)
-        places.append(place[groups.owner])
-    parts = list(bodies.values())
-    names = ("key", "records", "requests", "successes", "newest_ms")
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Groups(
-        owners=list(owners),
-        owner=np.concatenate(places),
+        hosts = None if groups.hosts is None else groups.hosts._replace(owner=place[groups.hosts.owner])
+        bodys = np.full(len(groups.key), body, dtype=np.int64)
+        parts.append(groups._replace(owner=place[groups.owner], body=bodys, hosts=hosts))
+    with_hosts = [part.hosts for part in parts if part.hosts is not None]
+    joint = _concatenated(parts)._replace(owners=list(owners), rejected=sum(part.rejected for part in parts))
+    return joint._replace(hosts=_concatenated(with_hosts) if with_hosts else None)
+
+
+def _concatenated(parts: Sequence[Groups]) -> Groups:
+    columns: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+    return parts[0]._replace(
         sums={name: np.concatenate([part.sums[name] for part in parts]) for name in SUMS},
-        body=np.repeat(list(bodies), [len(part.key) for part in parts]),
-        rejected=sum(part.rejected for part in parts),
+        host=None if parts[0].host is None else np.concatenate([part.host for part in parts]),
         **columns,
     )
 
@@ -156,31 +169,41 @@ class Decoder:
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS name", [list(names)])
 
     def _groups(self, found: dict[str, Any]) -> Groups:
+        by_host = np.asarray(found.pop("is_host", np.zeros(len(found["key"])))) == 1
+        day, host = found.pop("day", None), found.pop("host", None)
+        if day is not None:
+            found["key"] = np.ma.masked_array(
+                np.where(by_host, np.ma.getdata(day), np.ma.getdata(found["key"])),
+                np.where(by_host, np.ma.getmaskarray(day), np.ma.getmaskarray(found["key"])),
+            )
         is_good = ~np.ma.getmaskarray(found["key"])
-        rejected = 0
+        rejected = int(found["records"][~is_good & ~by_host].sum())
         if not is_good.all():
-            rejected = int(found["records"][~is_good].sum())
             found = {name: values[is_good] for name, values in found.items()}
-        sums = [found[name] for name in ("records", "requests", "successes", *self._query.sums)]
-        if any(np.ma.is_masked(values) for values in sums):
+            by_host, host = by_host[is_good], None if host is None else host[is_good]
+        if any(np.ma.is_masked(found[name]) for name in ("records", "requests", "successes", *self._query.sums)):
             raise BandmeterError(errors.FAILURE, "A sum of the batch is beyond 64 bits: it was not counted.")
-        columns = {name: np.asarray(values) for name, values in found.items() if name not in ("owner", "key")}
         key = np.asarray(found["key"], dtype=np.int64)
-        owners, owner = _numbered(found["owner"], (key >> NAMED_SHIFT) & 1)
+        owners, owner = _numbered(found.pop("owner"), (key >> NAMED_SHIFT) & 1)
+        columns = {name: np.asarray(values) for name, values in found.items()}
         zeros = np.zeros(len(key), dtype=np.int64)
-        records = columns["records"]
-        return Groups(
+        groups = Groups(
             owners,
             owner,
             key,
-            records,
-            columns["requests"] if self._query.counts_requests else records,
+            columns["records"],
+            columns["requests"] if self._query.counts_requests else columns["records"],
             columns["successes"],
             {name: columns.get(name, zeros) for name in SUMS},
             columns["newest_ms"],
             zeros,
             rejected,
         )
+        if host is None:
+            return groups
+        has_host = by_host & ~np.ma.getmaskarray(host)
+        hosts = groups.only(has_host)._replace(host=np.asarray(host, dtype=object)[has_host])
+        return groups.only(~by_host)._replace(hosts=hosts)
 
 
 def _numbered(texts: Any, is_named: Any) -> tuple[list[Owner], Any]:

@@ -197,7 +197,16 @@ class FileRun:
         return self._batch(after, placed, rejects, now_ms)
 
     def _batch(self, after: SourceState, placed: place.Placed, rejects: list[Reject], now_ms: int) -> Batch:
-        return Batch(self._before, after, placed.rows, placed.newest_ms, rejects, now_ms, self.found.considered)
+        return Batch(
+            self._before,
+            after,
+            placed.rows,
+            placed.newest_ms,
+            rejects,
+            now_ms,
+            self.found.considered,
+            hosts=placed.hosts,
+        )
 
     def _head(self) -> bytes:
         """The content's beginning, as far as it is counted with the scratch."""

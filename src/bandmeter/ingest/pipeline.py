@@ -44,8 +44,9 @@ class Pipeline:
         batch_bytes: int = BATCH_BYTES,
         *,
         version: Callable[[], object] = object,
+        by_host: bool = True,
     ) -> None:
-        self._tools = Tools(store, zones, clock_ms, folder, batch_bytes, version=version)
+        self._tools = Tools(store, zones, clock_ms, folder, batch_bytes, version=version, by_host=by_host)
         self._store = store
 
     def close(self) -> None:

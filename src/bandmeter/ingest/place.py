@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bandmeter.domain.contracts import NO_HOSTS, Hosts
 from bandmeter.domain.usage import DIMENSION_BITS, NETWORK, SIDED, UNSIDED, Outcomes, Side
 from bandmeter.ingest.query import (
     BUCKET_MS,
@@ -41,7 +42,7 @@ BUCKET_SECONDS = BUCKET_MS // 1000
 class Placed(NamedTuple):
     """Rows as `usage.ROW`, flat; the newest counted traffic by zone number; and what became of the records, by body.
 
-    `newest_of`: the newest counted traffic by body.
+    `newest_of`: the newest counted traffic by body. `hosts`: the zones' traffic by day and target host.
     `unknown`: owners that must be zones and are none, whose records are rejects; none of them is in the rest.
     """
 
@@ -50,6 +51,7 @@ class Placed(NamedTuple):
     outcomes: Mapping[int, Outcomes]
     unknown: Sequence[Owner]
     newest_of: Mapping[int, int] = {}
+    hosts: Hosts = NO_HOSTS
 
     @property
     def newest(self) -> int | None:
@@ -86,12 +88,14 @@ def place(
     owners = [find(owner) for owner in groups.owners]
     unknown = [owner for owner, found in zip(groups.owners, owners, strict=True) if found is None]
     if unknown:
-        is_known = np.array([found is not None for found in owners])[groups.owner]
-        groups = groups.only(is_known)
+        groups = groups.of_owners([found is not None for found in owners])
     if not len(groups.key):
         return NOTHING._replace(unknown=unknown)
     placing = _Placing(groups, owners, judged_by, plain_side)
-    return placing.place(store, now_ms // MS_A_DAY)._replace(unknown=unknown)
+    hosts = NO_HOSTS
+    if groups.hosts is not None and len(groups.hosts.key):
+        hosts = _Placing(groups.hosts, owners, judged_by, plain_side).place_hosts()
+    return placing.place(store, now_ms // MS_A_DAY)._replace(unknown=unknown, hosts=hosts)
 
 
 class _Placing:
@@ -121,18 +125,9 @@ class _Placing:
 
     def place(self, store: Store, day: int) -> Placed:
         numbers, networks = self._numbers(lambda wanted: store.number_identities(wanted, day))
-        key = self.groups.key
-        dimensions = key & ((1 << DIMENSION_BITS) - 1)
-        rows = np.stack(
-            [
-                numbers,
-                (key >> BUCKET_SHIFT) * BUCKET_SECONDS,
-                np.where(NETWORK.code(dimensions) == 0, networks << NETWORK.shift, 0) + dimensions,
-                *self._side("target", self.has_target, self.names_target),
-                *self._side("client", self.has_client, self.names_client),
-            ],
-            axis=1,
-        )
+        dimensions = self.groups.key & ((1 << DIMENSION_BITS) - 1)
+        dimensions = np.where(NETWORK.code(dimensions) == 0, networks << NETWORK.shift, 0) + dimensions
+        rows = np.stack([numbers, self._buckets(), dimensions, *self._counters()], axis=1)
         kept = rows[:, 3:].any(axis=1) & (self.is_counted | ~self.is_nobody)
         counted, newest_ms = self.is_counted, self.groups.newest_ms[self.is_counted]
         return Placed(
@@ -142,6 +137,22 @@ class _Placing:
             (),
             _newest(self.groups.body[counted], newest_ms),
         )
+
+    def place_hosts(self) -> Hosts:
+        """The same of groups by day and host. What waits for a zone is in no breakdown."""
+        zones = [0 if owner is None or isinstance(owner, str) else owner.number for owner in self.owners]
+        rows = np.stack([self._of_owner(zones), self._buckets(), *self._counters()], axis=1)
+        kept = (rows[:, 0] > 0) & rows[:, 2:].any(axis=1)
+        return Hosts(self.groups.host[kept].tolist(), array("q", rows[kept].tobytes()))
+
+    def _buckets(self) -> Any:
+        return (self.groups.key >> BUCKET_SHIFT) * BUCKET_SECONDS
+
+    def _counters(self) -> list[Any]:
+        return [
+            *self._side("target", self.has_target, self.names_target),
+            *self._side("client", self.has_client, self.names_client),
+        ]
 
     def _of_owner(self, values: Sequence[Any]) -> Any:
         return np.array(values)[self.owner]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState
+from bandmeter.domain.contracts import NO_HOSTS, Batch, Receipt, Reject, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats.jsonl import JSONL
@@ -246,10 +246,11 @@ class Poster:
     def _batch(self, before: SourceState, bodies: Sequence[tuple[Post, Read]]) -> Batch:
         now_ms = self._tools.clock_ms()
         rows, newest_ms, rejects, receipts = array("q"), dict[int, int](), list[Reject](), list[Receipt]()
-        newest = [before.newest_ms]
+        newest, hosts = [before.newest_ms], NO_HOSTS
         after = before
         for post, read in bodies:
             rows.extend(read.placed.rows)
+            hosts = hosts.plus(read.placed.hosts)
             newest.append(read.newest_ms)
             newest_ms |= {zone: max(ms, newest_ms.get(zone, ms)) for zone, ms in read.placed.newest_ms.items()}
             # In the source's count of lines, so that no two of its rejects have one number.
@@ -266,7 +267,7 @@ class Poster:
                 expires_s = now_ms // 1000 + REMEMBERED_SECONDS if post.seq is None else None
                 receipts.append(Receipt(key, post.digest, expires_s, msgspec.json.encode(_counted(read))))
         after = after._replace(newest_ms=max(filter(None, newest), default=None))
-        return Batch(before, after, rows, newest_ms, rejects, now_ms, 0, receipts)
+        return Batch(before, after, rows, newest_ms, rejects, now_ms, 0, receipts, hosts)
 
 
 class OutOfOrderError(BandmeterError):
@@ -322,7 +323,13 @@ def _joined(first: Read, second: Read) -> Read:
     return Read(
         first.outcomes.plus(second.outcomes),
         max(filter(None, (first.newest_ms, second.newest_ms)), default=None),
-        place.Placed(first.placed.rows + second.placed.rows, newest_ms, {}, ()),
+        place.Placed(
+            first.placed.rows + second.placed.rows,
+            newest_ms,
+            {},
+            (),
+            hosts=first.placed.hosts.plus(second.placed.hosts),
+        ),
         [*first.rejects, *second.rejects],
         first.unmeterable + second.unmeterable,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FUTURE_MS_MAX = 10 * 60_000  # a record further ahead of the clock than this is damage or a wrong clock
 IDENTITY_LENGTH_MAX = 512
+HOST_LENGTH_MAX = 253  # of a domain name (RFC 1035); a longer one is in no breakdown
 DURATION_MS_MAX = 366 * 86_400_000  # of a record that is spread; no tunnel stays open for a year
 SPREAD_BUCKETS_MAX = 8_928  # 31 days: what is older in a longer tunnel goes into the first of them
 NEVER = "\x02\x02"  # stands for NULL in columns where every text is a value
@@ -38,6 +39,7 @@ FLAG_BITS = 4
 NAMED_SHIFT = DIMENSION_BITS + FLAG_BITS
 BUCKET_SHIFT = NAMED_SHIFT + 1
 BUCKET_MS = 300_000
+BUCKETS_A_DAY = 86_400_000 // BUCKET_MS
 _WORD = re.compile(r"'[^']*'|\b[a-z_][a-z0-9_]*\b(?!\s*\()")
 
 
@@ -48,12 +50,14 @@ class Reading:
     `side`: the only side that counts, where another source has the other; None: all that a line has.
     `spread`: a long record lies evenly over its 5-minute buckets, and not in its last.
     `header_adjust_bytes` is added to the target's bytes up of each plain HTTP request.
+    `by_host`: groups of each owner, day and target host are told besides.
     `has_default_zone`: what names no zone is the caller's; `has_default_account`: a zone alone is of his account.
     """
 
     side: Side | None = None
     spread: bool = False
     header_adjust_bytes: int = 0
+    by_host: bool = False
     has_default_zone: bool = False
     has_default_account: bool = False
 
@@ -64,8 +68,11 @@ class Query:
     def __init__(self, log_format: Format, reading: Reading, path: str, cut: str = "identity") -> None:
         self.format, self.reading, self._path, self._cut = log_format, reading, path, cut
         self._present = {field for layout in log_format.layouts for field in layout.fields}
-        if reading.spread and "duration_ms" not in self._present:
-            self.reading = dataclasses.replace(reading, spread=False)
+        self.reading = dataclasses.replace(
+            reading,
+            spread=reading.spread and "duration_ms" in self._present,
+            by_host=reading.by_host and "host" in self._present,
+        )
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -78,7 +85,11 @@ class Query:
         return "requests" in self._present
 
     def folded(self, now: str) -> str:
-        """Groups of one owner and key; `now`: SQL for the clock, in ms. Records without a key are groups too."""
+        """Groups of one owner and key; `now`: SQL for the clock, in ms. Records without a key are groups too.
+
+        By host, groups of one owner, `day` and host besides, with `is_host` 1: a day is a key whose bucket is the day's
+        first and whose dimensions are 0.
+        """
         last = " FILTER (is_last)" if self.reading.spread else ""
         requests = f"coalesce(sum(requests){last}, 0)" if self.counts_requests else "0"
         is_success = "(status BETWEEN 200 AND 299 OR status = 404)" + (" AND is_last" if self.reading.spread else "")
@@ -88,10 +99,16 @@ class Query:
         if "status" not in self._present:
             successes = "0"
         sums = "".join(f", {self._sum(field)} AS {field}" for field in self.sums)
+        counters = f"""count(*){last} AS records, TRY_CAST({requests} AS BIGINT) AS requests,
+            TRY_CAST({successes} AS BIGINT) AS successes{sums}, max(time_ms) AS newest_ms"""
         judged = self._judged(now)
-        return f"""SELECT owner, key, count(*){last} AS records, TRY_CAST({requests} AS BIGINT) AS requests,
-            TRY_CAST({successes} AS BIGINT) AS successes{sums}, max(time_ms) AS newest_ms
-            FROM ({self._spread(judged) if self.reading.spread else judged}) GROUP BY ALL"""
+        if self.reading.spread:
+            judged = self._spread(judged)
+        if not self.reading.by_host:
+            return f"SELECT owner, key, {counters} FROM ({judged}) GROUP BY ALL"
+        return f"""SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
+            FROM (SELECT * REPLACE ({_HOST} AS host), {_DAY} AS day FROM ({judged}))
+            GROUP BY GROUPING SETS ((owner, key), (owner, day, host))"""
 
     def rejected(self, now: str) -> str:
         """Every field and column of the records without a key, or of an owner in the table `unknown(owner, named)`.
@@ -254,8 +271,8 @@ class Query:
 
     def _needs(self, field: str) -> bool:
         """Whether the fold looks at a field: one that no layout gives is a constant that nobody asks for."""
-        if field == "duration_ms":
-            return self.reading.spread
+        if field in ("duration_ms", "host"):
+            return {"duration_ms": self.reading.spread, "host": self.reading.by_host}[field]
         return field in self._present or (field in PAIRS and PAIRS[field][0] in self._present)
 
     def _field(self, field: str) -> str:
@@ -280,12 +297,17 @@ class Query:
 
 BUFFER_BYTES = 4_194_304  # that the splitter hands to one thread
 _FIELDS = (
-    *("time_ms", "duration_ms", "account", "zone", "identity"),
+    *("time_ms", "duration_ms", "account", "zone", "identity", "host"),
     *SUMS,
     *PAIRS,
     *("reached_target", "requests", "status", *DIMENSIONS),
 )
-_TEXTS = frozenset({"account", "zone", "identity", *DIMENSIONS})
+_TEXTS = frozenset({"account", "zone", "identity", "host", *DIMENSIONS})
+_DAY = (
+    f"(key >> {BUCKET_SHIFT}) // {BUCKETS_A_DAY} * {BUCKETS_A_DAY << BUCKET_SHIFT} "
+    f"+ ((key >> {DIMENSION_BITS}) & {(1 << (FLAG_BITS + 1)) - 1}) * {1 << DIMENSION_BITS}"
+)
+_HOST = f"CASE WHEN length(host) <= {HOST_LENGTH_MAX} THEN host END"
 
 
 def _substituted(layout: Layout, field: str) -> str:

@@ -21,8 +21,10 @@ from bandmeter.ingest.decode import Groups
 from bandmeter.ingest.query import (
     BUCKET_MS,
     BUCKET_SHIFT,
+    BUCKETS_A_DAY,
     FLAGS,
     FUTURE_MS_MAX,
+    HOST_LENGTH_MAX,
     IDENTITY_LENGTH_MAX,
     NAMED_SHIFT,
     PAIRS,
@@ -61,6 +63,7 @@ class _Record(msgspec.Struct):
     network: str | None = None
     access: str | None = None
     pool: str | None = None
+    host: str | None = None
 
 
 class _Event(msgspec.Struct):
@@ -108,6 +111,7 @@ class _Columns:
         requests, _ = self._numbers("requests", 1, REQUESTS_MAX)
         status, has_status = self._numbers("status", 0, 599)
         dimensions = self._dimensions()
+        hosts = self._domains()
         owners, owner, is_named = self._owners(attribution, has_default_account=has_default_account)
         is_fine = (
             self.is_fine
@@ -120,7 +124,7 @@ class _Columns:
         key = ((time_ms // BUCKET_MS) << BUCKET_SHIFT) + (is_named << NAMED_SHIFT) + (flags << DIMENSION_BITS)
         is_success = ((status >= 200) & (status <= 299)) | (status == 404)  # noqa: PLR2004
         ones = np.ones(len(self.records), dtype=np.int64)
-        return Groups(
+        groups = Groups(
             owners=owners,
             owner=owner,
             key=key + dimensions,
@@ -132,6 +136,26 @@ class _Columns:
             body=ones * 0,
             rejected=0,
         )
+        return groups._replace(hosts=self._hosts(groups, key, hosts))
+
+    def _hosts(self, groups: Groups, key: Any, hosts: list[str | None]) -> Groups | None:
+        if hosts.count(None) == len(hosts):
+            return None
+        buckets = key >> BUCKET_SHIFT
+        days = buckets - buckets % BUCKETS_A_DAY
+        by_host = groups._replace(key=key - ((buckets - days) << BUCKET_SHIFT), host=np.array(hosts, dtype=object))
+        return by_host.only(np.array([host is not None for host in hosts]))
+
+    def _domains(self) -> list[str | None]:
+        """As the SQL function `domain_of`."""
+        texts = self._column("host")
+        found: dict[str | None, str | None] = {None: None}
+        for text in set(texts) - {None}:
+            self.is_fine = self.is_fine and text.isascii()
+            domain = f"{text.partition(']')[0]}]" if text.startswith("[") else text.partition(":")[0].rstrip(".")
+            is_domain = domain not in {"", "-"} and len(domain) <= HOST_LENGTH_MAX
+            found[text] = domain.lower() if is_domain else None
+        return [found[text] for text in texts]
 
     def _column(self, name: str) -> list[Any]:
         return list(map(operator.attrgetter(name), self.records))

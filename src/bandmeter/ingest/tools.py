@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,11 @@ class Tools:
         batch_bytes: int,
         *,
         version: Callable[[], object],
+        by_host: bool = True,
     ) -> None:
         self.store = store
         self.clock_ms = clock_ms
+        self.by_host = by_host  # whether usage by target host is kept
         self.folder = folder  # for what must be written down to be read twice
         self.scratch = Scratch(batch_bytes)
         self._zones, self._version = zones, version
@@ -58,7 +61,7 @@ class Tools:
 
     def decoder(self, job: Job, reading: Reading, columns: tuple[str, ...] = (), *, is_small: bool = False) -> Decoder:
         """A decoder for what is in the scratch; `columns` of a format whose header names them."""
-        log_format = job.format
+        log_format, reading = job.format, dataclasses.replace(reading, by_host=self.by_host)
         key = (log_format.name, columns, reading, is_small, job.rules)
         decoder = self._decoders.get(key)
         if decoder is None:

@@ -129,7 +129,9 @@ def start(config: Config, *, create: bool = False) -> Parts:
 def open_store(config: Config) -> Store:
     """The usage store of a data folder; raises `unavailable` when it cannot be opened."""
     try:
-        store: Store = STORES["sqlite"](config.data / USAGE_FILE, config.ingest.unattributed_per_day)
+        store: Store = STORES["sqlite"](
+            config.data / USAGE_FILE, config.ingest.unattributed_per_day, config.ingest.hosts_per_day
+        )
     except (OSError, sqlite3.Error) as error:
         raise _unusable(config.data / USAGE_FILE, error) from error
     return store
@@ -188,7 +190,13 @@ def ingest(
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     batch_bytes = parts.config.ingest.batch_bytes
     pipeline = Pipeline(
-        parts.store, parts.catalog.zones, clock_ms, parts.config.data, batch_bytes, version=parts.catalog.version
+        parts.store,
+        parts.catalog.zones,
+        clock_ms,
+        parts.config.data,
+        batch_bytes,
+        version=parts.catalog.version,
+        by_host=parts.config.ingest.hosts_per_day > 0,
     )
     with contextlib.closing(pipeline):
         for path in paths:

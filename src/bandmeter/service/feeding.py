@@ -96,6 +96,7 @@ def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Ta
             config.data,
             config.ingest.batch_bytes,
             version=catalog.version,
+            by_host=config.ingest.hosts_per_day > 0,
         )
 
     watched = [Watched(job_of(config, source), service.source_pattern(config, source)) for source in config.sources]

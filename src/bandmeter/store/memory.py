@@ -7,24 +7,43 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unattributed, overlaps
+from bandmeter.domain.contracts import Batch, Hosts, Receipt, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.grid import Resolution, Span, floor_to
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Outcomes, Row, Selection, Side
+from bandmeter.domain.usage import (
+    SIDED,
+    UNSIDED,
+    ZERO,
+    Columns,
+    Counters,
+    HostRow,
+    Measure,
+    Outcomes,
+    Row,
+    Selection,
+    Side,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bandmeter.domain.tenancy import Zone
 
-WIDTH = len(usage.ROW)
+WIDTH, HOST_WIDTH = len(usage.ROW), len(usage.HOST_ROW)
 SLICES = {Side.TARGET: slice(0, 4), Side.CLIENT: slice(4, 8)}
+
+
+def sum_of_bytes(row: Sequence[int]) -> int:
+    """All bytes of a `HOST_ROW`: the largest hosts of a batch come first."""
+    return row[4] + row[5] + row[8] + row[9]
 
 
 class MemoryStore:
     """Implements `contracts.Store` in the plainest way there is."""
 
-    def __init__(self, identities_per_day: int = 10_000) -> None:
+    def __init__(self, identities_per_day: int = 10_000, hosts_per_day: int = 1_000) -> None:
         self.identities_per_day = identities_per_day
+        self.hosts_per_day = hosts_per_day
+        self._hosts: dict[tuple[int, int], dict[str, list[int]]] = defaultdict(dict)
         self._lock = threading.RLock()
         self._usage: dict[Resolution, dict[tuple[int, int, int], list[int]]] = {r: {} for r in Resolution}
         self._sources: dict[int, SourceState] = {}
@@ -67,6 +86,7 @@ class MemoryStore:
         self._rejects[number].extend(batch.rejects)
         for start in range(0, len(batch.rows), WIDTH):
             self._add(tuple(batch.rows[start : start + WIDTH]))
+        self._add_hosts(batch.hosts)
         for zone, newest_ms in batch.newest_ms.items():
             owner = self._claims[zone][0] if zone in self._claims else zone
             self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
@@ -76,6 +96,24 @@ class MemoryStore:
 
     def receipt(self, key: bytes) -> Receipt | None:
         return self._receipts.get(key)
+
+    def _add_hosts(self, hosts: Hosts) -> None:
+        rows = [hosts.rows[n : n + HOST_WIDTH] for n in range(0, len(hosts.rows), HOST_WIDTH)]
+        for row, name in sorted(
+            zip(rows, hosts.names, strict=True), key=lambda pair: (-sum_of_bytes(pair[0]), pair[1])
+        ):
+            kept = self._hosts[row[0], row[1]]
+            if name in kept or len(kept) < self.hosts_per_day:
+                counters = kept.setdefault(name, [0] * 8)
+                counters[:] = [a + b for a, b in zip(counters, row[2:], strict=True)]
+
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+        found: dict[int, list[HostRow]] = {}
+        for (zone, day), kept in sorted(self._hosts.items()):
+            for name, counters in sorted(kept.items()):
+                if zone in zones and span.holds(day) and any(counters[SLICES[side]]):
+                    found.setdefault(zone, []).append(HostRow(day, name, *counters[SLICES[side]]))
+        return found
 
     def _has_newcomer(self, batch: Batch) -> bool:
         known = self.find_sources(batch.before.name, batch.after.head)

@@ -19,8 +19,9 @@ from bandmeter.domain import errors, grid, usage
 from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, Measure, Selection, Side
-from bandmeter.store.sqlite import writing
+from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
+from bandmeter.store.sqlite import hosts, writing
+from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import SCHEMA, SCHEMA_VERSION, SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ _AVAILABLE = _Availability()
 class SqliteStore:
     """Implements `contracts.Store` on one file. Reads come from any thread, each on a connection of its own."""
 
-    def __init__(self, path: Path, identities_per_day: int = 10_000) -> None:
+    def __init__(self, path: Path, identities_per_day: int = 10_000, hosts_per_day: int = 1_000) -> None:
         self.path = path
         self.identities_per_day = identities_per_day
+        self._hosts = HostTable(hosts_per_day)
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._write_lock = threading.Lock()
@@ -153,9 +155,13 @@ class SqliteStore:
     def write_together(self, batches: Sequence[Batch]) -> list[int]:
         try:
             with self._transaction() as db:
-                return writing.write(db, batches)
+                return writing.write(db, self._hosts, batches)
         except writing.StaleError:
             return []
+        except BaseException:
+            with self._write_lock:
+                self._hosts.forget()
+            raise
 
     def receipt(self, key: bytes) -> Receipt | None:
         row = self._reader.execute("SELECT key, body, expires_s, answer FROM receipt WHERE key = ?", [key]).fetchone()
@@ -231,6 +237,10 @@ class SqliteStore:
                     decoded[buckets] = [bucket * resolution for bucket in _INTEGERS.decode(buckets)]
                 found[zone] = (decoded[buckets], _INTEGERS.decode(values))
         return found
+
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+        with _AVAILABLE:
+            return hosts.read(self._reader, zones, side, span)
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
         sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.SIDE_COLUMNS[side])

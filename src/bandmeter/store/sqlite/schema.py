@@ -37,6 +37,9 @@ SCHEMA = (
         number INTEGER PRIMARY KEY, identity TEXT NOT NULL, side TEXT NOT NULL, first_day INTEGER NOT NULL,
         zone INTEGER, zone_side TEXT, zone_network TEXT, UNIQUE (identity, side)) STRICT""",
     "CREATE INDEX identity_first_day ON identity (first_day)",
+    "CREATE TABLE usage_host (zone INTEGER NOT NULL, day INTEGER NOT NULL, host TEXT NOT NULL, "
+    + ", ".join(f"{column} INTEGER NOT NULL DEFAULT 0" for column in usage.ROW_COUNTERS)
+    + ", PRIMARY KEY (zone, day, host)) STRICT, WITHOUT ROWID",
     """CREATE TABLE receipt (
         key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
     "CREATE INDEX receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",

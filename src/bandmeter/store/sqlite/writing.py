@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Batch, Receipt
     from bandmeter.domain.tenancy import Zone
+    from bandmeter.store.sqlite.hosts import HostTable
 
 RECEIPTS_FORGOTTEN_AT_ONCE = 10  # old ones, with each new one: so they never pile up, and no batch waits for many
 ROWS_A_STATEMENT = 100  # of one INSERT: more than that gains nothing measurable, and 11 x 100 parameters stay bounded
@@ -50,7 +51,7 @@ class StaleError(Exception):
     """A source no longer stands where its batch begins."""
 
 
-def write(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[int]:
+def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) -> list[int]:
     """Write the batches; the numbers of their sources. Raises `StaleError`."""
     numbers = []
     for batch in batches:
@@ -66,6 +67,7 @@ def write(db: sqlite3.Connection, batches: Sequence[Batch]) -> list[int]:
     rows, newest_ms = _redirect_claimed(db, batches)
     add_rows(db, rows)
     add_newest(db, newest_ms)
+    hosts.add(db, [batch.hosts for batch in batches])
     db.execute("UPDATE state SET committed_ms = ?", [batches[-1].committed_ms])
     return numbers
 

@@ -1,0 +1,132 @@
+"""Usage by target host: so many hosts of each zone and day, the first that came.
+
+What is not kept is not stored under another name either: an answer gives it as what is missing to the day's total, so
+the two can never disagree.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bandmeter.domain import usage
+from bandmeter.domain.usage import HostRow
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from bandmeter.domain.contracts import Hosts
+    from bandmeter.domain.grid import Span
+    from bandmeter.domain.usage import Side
+
+REMEMBERED_MAX = 1_000_000  # names of hosts in memory, some 100 bytes each; those used longest ago are read again
+ROWS_A_STATEMENT = 100
+WIDTH = len(usage.HOST_ROW)
+KEY_WIDTH = 2
+DAY_SECONDS = 86_400
+_BYTES = [usage.HOST_ROW.index(name) for name in usage.HOST_ROW if "bytes" in name]
+
+
+class HostTable:
+    """Adds to the table, and remembers which hosts it keeps. Used inside of write transactions only."""
+
+    def __init__(self, hosts_per_day: int) -> None:
+        self._most = hosts_per_day
+        self._kept: OrderedDict[tuple[int, int], set[str]] = OrderedDict()
+        self._remembered = 0
+        self._version = -1
+
+    def forget(self) -> None:
+        """After a transaction that was undone."""
+        self._kept.clear()
+        self._remembered = 0
+
+    def add(self, db: sqlite3.Connection, hosts: Sequence[Hosts]) -> None:
+        """Add a batch's hosts: those that are kept, and new ones while there is room, the largest first."""
+        names = np.array([name for one in hosts for name in one.names], dtype=object)
+        if not len(names) or not self._most:
+            return
+        (version,) = db.execute("PRAGMA data_version").fetchone()
+        if version != self._version:  # another process has written
+            self.forget()
+            self._version = version
+        rows = np.concatenate([np.frombuffer(one.rows, dtype=np.int64) for one in hosts]).reshape(-1, WIDTH)
+        order = np.lexsort((-rows[:, _BYTES].sum(axis=1), rows[:, 1], rows[:, 0]))
+        rows, names = rows[order], names[order]
+        is_first = np.ones(len(rows), dtype=bool)
+        is_first[1:] = (rows[1:, :KEY_WIDTH] != rows[:-1, :KEY_WIDTH]).any(axis=1)
+        edges = [*np.flatnonzero(is_first).tolist(), len(rows)]
+        keys = rows[edges[:-1], :KEY_WIDTH].tolist()
+        texts = names.tolist()
+        wanted = np.zeros(len(rows), dtype=bool)
+        for (zone, day), start, end in zip(keys, edges[:-1], edges[1:], strict=True):
+            wanted[start:end] = self._choose(db, (zone, day), texts[start:end])
+        self._trim()
+        _upsert(db, rows[wanted], names[wanted])
+
+    def _choose(self, db: sqlite3.Connection, key: tuple[int, int], names: list[str]) -> list[bool]:
+        kept = self._kept.get(key)
+        if kept is None:
+            found = db.execute("SELECT host FROM usage_host WHERE zone = ? AND day = ?", _stored(key))
+            kept = self._kept[key] = {host for (host,) in found}
+            self._remembered += len(kept)
+        self._kept.move_to_end(key)
+        if len(kept) < self._most:
+            before = len(kept)
+            for name in names:
+                if len(kept) >= self._most:
+                    break
+                kept.add(name)
+            self._remembered += len(kept) - before
+        return [name in kept for name in names]
+
+    def _trim(self) -> None:
+        while self._remembered > REMEMBERED_MAX and len(self._kept) > 1:
+            _, names = self._kept.popitem(last=False)
+            self._remembered -= len(names)
+
+
+def _stored(key: tuple[int, int]) -> tuple[int, int]:
+    return key[0], key[1] // DAY_SECONDS
+
+
+def _upsert(db: sqlite3.Connection, rows: Any, names: Any) -> None:
+    used = [i for i in range(KEY_WIDTH, WIDTH) if rows[:, i].any()]
+    if not used:
+        return
+    rows[:, 1] //= DAY_SECONDS
+    keys = rows[:, :KEY_WIDTH].T.tolist()
+    counters = rows[:, used].T.tolist()
+    values = list(zip(*keys, names.tolist(), *counters, strict=True))
+    names_used = tuple(usage.HOST_ROW[i] for i in used)
+    for start in range(0, len(values), ROWS_A_STATEMENT):
+        part = values[start : start + ROWS_A_STATEMENT]
+        db.execute(_statement(names_used, len(part)), [value for row in part for value in row])
+
+
+@functools.lru_cache(maxsize=512)
+def _statement(counters: tuple[str, ...], rows: int) -> str:
+    columns = ("zone", "day", "host", *counters)
+    values = ", ".join(["(" + ", ".join("?" * len(columns)) + ")"] * rows)
+    sums = ", ".join(f"{c} = {c} + excluded.{c}" for c in counters)
+    return f"INSERT INTO usage_host ({', '.join(columns)}) VALUES {values} ON CONFLICT DO UPDATE SET {sums}"
+
+
+def read(db: sqlite3.Connection, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+    """As `contracts.Store.read_hosts`."""
+    counters = usage.SIDE_COLUMNS[side]
+    statement = (
+        f"SELECT day * {DAY_SECONDS}, host, {', '.join(counters)} FROM usage_host "
+        f"WHERE zone = ? AND day >= ? AND day < ? AND ({' OR '.join(counters)}) ORDER BY day, host"
+    )
+    days = (-(-span.start // DAY_SECONDS), -(-span.end // DAY_SECONDS))
+    found = {}
+    for zone in zones:
+        rows = [HostRow(*row) for row in db.execute(statement, (zone, *days))]
+        if rows:
+            found[zone] = rows
+    return found
