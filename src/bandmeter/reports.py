@@ -18,6 +18,7 @@ from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.localtime import UTC
 from bandmeter.domain.questions import (
     DAILY_COSTS_MAX,
+    OTHER,
     SPAN_SECONDS_MAX,
     AccountQuestion,
     Answer,
@@ -33,15 +34,17 @@ from bandmeter.domain.questions import (
     Series,
     SeriesAnswer,
     SeriesQuestion,
+    TargetsQuestion,
     UsageAnswer,
     UsageQuestion,
     ZoneCost,
     ZoneDays,
     ZonesQuestion,
+    ZoneTargets,
     ZoneUsage,
 )
 from bandmeter.domain.tenancy import Account, Zone, ZoneStatus
-from bandmeter.domain.usage import ZERO, Columns, Counters, Side
+from bandmeter.domain.usage import ZERO, Columns, Counters, HostRow, Side
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
@@ -60,6 +63,7 @@ class Reports:
         self._answers: dict[type, Callable[[Any], Answer]] = {
             UsageQuestion: self._usage,
             SeriesQuestion: self._series,
+            TargetsQuestion: self._targets,
             CostQuestion: self._costs,
             DailyCostQuestion: self._daily_costs,
             ZonesQuestion: lambda question: self._zones(question.account, question.zones),
@@ -71,6 +75,8 @@ class Reports:
     def answer(self, question: UsageQuestion) -> UsageAnswer: ...
     @overload
     def answer(self, question: SeriesQuestion) -> SeriesAnswer: ...
+    @overload
+    def answer(self, question: TargetsQuestion) -> list[ZoneTargets]: ...
     @overload
     def answer(self, question: CostQuestion) -> CostAnswer: ...
     @overload
@@ -181,6 +187,19 @@ class Reports:
             found = {number: _fold(*numbers, edges) for number, numbers in found.items()}
         folded = _merge(found)
         return SeriesAnswer([Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named], edges)
+
+    def _targets(self, question: TargetsQuestion) -> list[ZoneTargets]:
+        _check_span(question.span, Resolution.DAY)
+        zones = self._zones(question.account, question.zones)
+        kept: dict[int, list[HostRow]] = {}
+        for side, numbers in _by_side(zones, question.side).items():  # before the totals, which then are no smaller
+            kept |= self.store.read_hosts(numbers, side, question.span)
+        totals = self._rows(zones, UsageQuestion(question.account, question.span, side=question.side), Resolution.DAY)
+        return [
+            ZoneTargets(zone, _with_other(kept.get(zone.number, []), totals[zone.number]))
+            for zone in zones
+            if zone.number in totals
+        ]
 
     # ------------------------------------------------------------ money
 
@@ -325,6 +344,17 @@ def _regroup(columns: Columns, edges: Sequence[int]) -> Columns:
         known = sums.get(key)
         sums[key] = counters if known is None else list(map(operator.add, known, counters))
     return Columns._make(zip(*((*key, *sums[key]) for key in sorted(sums)), strict=True)) if sums else NO_ROWS
+
+
+def _with_other(kept: list[HostRow], totals: Columns) -> list[HostRow]:
+    """The hosts of each day, and what they lack to its total."""
+    rest: dict[int, list[int]] = {}
+    for bucket, _, *counters in zip(*totals, strict=True):
+        rest[bucket] = list(map(operator.add, rest.get(bucket, [0] * len(counters)), counters))
+    for row in kept:
+        rest[row.day] = list(map(operator.sub, rest[row.day], row[2:]))
+    others = [HostRow(day, OTHER, *counters) for day, counters in rest.items() if any(counters)]
+    return sorted([*kept, *others])
 
 
 def _fold(buckets: list[int], values: list[int], edges: Sequence[int]) -> _Numbers:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.localtime import UTC
 from bandmeter.domain.tenancy import Account, Zone
-from bandmeter.domain.usage import Columns, Measure, Row, Side
+from bandmeter.domain.usage import Columns, HostRow, Measure, Row, Side
 
 SPAN_SECONDS_MAX = 800 * 86_400  # of one question: two years and a leap month, which every vendor's window fits into
 DAILY_COSTS_MAX = 310_000  # zones times days of one question: 10,000 zones for a month, in two seconds and 150 MB
@@ -117,6 +117,26 @@ def add_series(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Se
             sums[bucket] = sums.get(bucket, 0) + value
     ordered = sorted(sums)
     return ordered, [sums[bucket] for bucket in ordered]
+
+
+OTHER = "other"  # the host under which everything is that is not kept by host
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TargetsQuestion:
+    """Usage by target host and UTC day; `span` lies on edges of days. The rest as `UsageQuestion`."""
+
+    account: str
+    span: Span
+    zones: tuple[str, ...] | None = None
+    side: Side | None = None
+
+
+class ZoneTargets(NamedTuple):
+    """One zone's rows, ordered by day and host; what is kept under no host stands under OTHER, so that days add up."""
+
+    zone: Zone
+    rows: list[HostRow]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -233,6 +253,7 @@ class Questions:
 Question = (
     UsageQuestion
     | SeriesQuestion
+    | TargetsQuestion
     | CostQuestion
     | DailyCostQuestion
     | ZonesQuestion
@@ -240,4 +261,14 @@ Question = (
     | BalanceQuestion
     | Questions
 )
-Answer = UsageAnswer | SeriesAnswer | CostAnswer | DailyCostAnswer | list[Zone] | Account | Balance | list[Any]
+Answer = (
+    UsageAnswer
+    | SeriesAnswer
+    | list[ZoneTargets]
+    | CostAnswer
+    | DailyCostAnswer
+    | list[Zone]
+    | Account
+    | Balance
+    | list[Any]
+)

@@ -16,7 +16,7 @@ a few functions of our own (`FUNCTIONS`), and may yield these fields:
 | `reached_target` | BOOLEAN: whether `bytes_up` and `bytes_down` may be a target's | TRUE |
 | `requests` | BIGINT | 1 |
 | `duration_ms` | BIGINT: how long before its end the request began | 0 |
-| `host` | VARCHAR, the target's domain in lower case | NULL: in no breakdown by target |
+| `host` | VARCHAR, the target's domain, in any case and also with its port | NULL: in no breakdown by target |
 | `status` | BIGINT | unknown, and not successful |
 | `scheme`, `ip_version`, `network`, `access`, `pool` | VARCHAR, a value of that dimension | its first value |
 

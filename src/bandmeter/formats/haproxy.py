@@ -48,7 +48,7 @@ HAPROXY = Format(
             fields=_FIELDS
             | {
                 "identity": "nullif(trim(user, '\"'), '')",
-                "host": "domain_of(trim(host, '\"'))",
+                "host": "trim(host, '\"')",
                 "status": "CASE WHEN status = '-1' THEN NULL ELSE status_of(status) END",
                 "scheme": "CASE WHEN method = 'CONNECT' THEN 'https' ELSE 'http' END",
             },
@@ -58,7 +58,7 @@ HAPROXY = Format(
             fields=_FIELDS
             | {
                 "identity": "frontend",
-                "host": "domain_of(trim(sni, '\"'))",
+                "host": "trim(sni, '\"')",
                 "scheme": "CASE WHEN nullif(trim(sni, '\"'), '') IS NULL THEN 'other' ELSE 'https' END",
             },
         ),

@@ -44,7 +44,7 @@ RECORD_FIELDS = {
     "ip_version": "ip_version",
     "access": "access",
     "pool": "pool",
-    "host": "domain_of(host)",
+    "host": "host",
     "duration_ms": "CASE WHEN duration IS NULL THEN 0 ELSE seconds_ms(duration) END",
     "status": "CASE WHEN status IS NULL THEN NULL ELSE coalesce(whole(status), -1) END",
 }

@@ -24,7 +24,7 @@ NGINX = Format(
                 "time_ms": "seconds_ms(t)",
                 "duration_ms": "seconds_ms(dur)",
                 "identity": "domain_of(host)",
-                "host": "domain_of(host)",
+                "host": "host",
                 "has_target_bytes": "given(up_addr) IS NOT NULL AND "
                 "(up_out IS NULL OR up_in IS NULL OR coalesce(sum_of(up_out) + sum_of(up_in), 1) <> 0)",
                 "target_bytes_up": "sum_of(up_out)",

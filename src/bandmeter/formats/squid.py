@@ -40,7 +40,7 @@ SQUID = Format(
                 "client_bytes_down": "whole(sent)",
                 "status": "status_of(client_status)",
                 "duration_ms": "whole(response_ms)",
-                "host": "domain_of(host)",
+                "host": "host",
                 "scheme": "CASE WHEN method = 'CONNECT' OR scheme = 'https' THEN 'https' ELSE 'http' END",
                 "ip_version": "ip_version_of(server_ip)",
             },

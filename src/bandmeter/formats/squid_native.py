@@ -31,7 +31,7 @@ SQUID_NATIVE = Format(
                 "client_bytes_down": "whole(bytes_sent)",
                 "status": "status_of(status)",
                 "duration_ms": "whole(duration_ms)",
-                "host": "domain_of(regexp_extract(url, '^(?:[a-z]+://)?([^/]*)', 1))",
+                "host": "regexp_extract(url, '^(?:[a-z]+://)?([^/]*)', 1)",
                 "scheme": "CASE WHEN method = 'CONNECT' OR starts_with(url, 'https:') THEN 'https' ELSE 'http' END",
                 "ip_version": "ip_version_of(peer)",
             },

@@ -40,7 +40,7 @@ TRAFFICSERVER = Format(
                 "client_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) ELSE whole(pshl) + whole(pscl) END",
                 "status": "status_of(client_status)",
                 "duration_ms": "whole(duration_ms)",
-                "host": "domain_of(host)",
+                "host": "host",
                 "scheme": "CASE WHEN method = 'CONNECT' OR scheme = 'https' THEN 'https' ELSE 'http' END",
                 "ip_version": "ip_version_of(server_ip)",
             },

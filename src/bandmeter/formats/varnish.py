@@ -29,7 +29,7 @@ VARNISH = Format(
                 "time_ms": "CASE WHEN kind IN ('b', 'c') THEN whole(start_ms) + whole(duration_us) // 1000 END",
                 "duration_ms": "whole(duration_us) // 1000",
                 "identity": "domain_of(host)",
-                "host": "domain_of(host)",
+                "host": "host",
                 "has_client_bytes": "kind = 'c'",
                 "has_target_bytes": "kind = 'b'",
                 "target_bytes_up": "whole(bytes_in)",

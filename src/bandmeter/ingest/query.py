@@ -106,9 +106,10 @@ class Query:
             judged = self._spread(judged)
         if not self.reading.by_host:
             return f"SELECT owner, key, {counters} FROM ({judged}) GROUP BY ALL"
-        return f"""SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
-            FROM (SELECT * REPLACE ({_HOST} AS host), {_DAY} AS day FROM ({judged}))
-            GROUP BY GROUPING SETS ((owner, key), (owner, day, host))"""
+        # Names are cleaned after folding, when they are few; those that are the same then are added up when stored.
+        domain = f"CASE WHEN is_host = 1 AND length(host) <= {HOST_LENGTH_MAX} THEN domain_of(host) END"
+        return f"""SELECT * REPLACE ({domain} AS host) FROM (SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
+            FROM (SELECT *, {_DAY} AS day FROM ({judged})) GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""
 
     def rejected(self, now: str) -> str:
         """Every field and column of the records without a key, or of an owner in the table `unknown(owner, named)`.
@@ -307,7 +308,6 @@ _DAY = (
     f"(key >> {BUCKET_SHIFT}) // {BUCKETS_A_DAY} * {BUCKETS_A_DAY << BUCKET_SHIFT} "
     f"+ ((key >> {DIMENSION_BITS}) & {(1 << (FLAG_BITS + 1)) - 1}) * {1 << DIMENSION_BITS}"
 )
-_HOST = f"CASE WHEN length(host) <= {HOST_LENGTH_MAX} THEN host END"
 
 
 def _substituted(layout: Layout, field: str) -> str:

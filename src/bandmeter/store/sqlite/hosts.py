@@ -7,6 +7,7 @@ the two can never disagree.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ROWS_A_STATEMENT = 100
 WIDTH = len(usage.HOST_ROW)
 KEY_WIDTH = 2
 DAY_SECONDS = 86_400
+DAY_BITS = 20  # days until the year 4840
 _BYTES = [usage.HOST_ROW.index(name) for name in usage.HOST_ROW if "bytes" in name]
 
 
@@ -55,20 +57,20 @@ class HostTable:
             self.forget()
             self._version = version
         rows = np.concatenate([np.frombuffer(one.rows, dtype=np.int64) for one in hosts]).reshape(-1, WIDTH)
-        order = np.lexsort((-rows[:, _BYTES].sum(axis=1), rows[:, 1], rows[:, 0]))
-        rows, names = rows[order], names[order]
-        is_first = np.ones(len(rows), dtype=bool)
-        is_first[1:] = (rows[1:, :KEY_WIDTH] != rows[:-1, :KEY_WIDTH]).any(axis=1)
-        edges = [*np.flatnonzero(is_first).tolist(), len(rows)]
-        keys = rows[edges[:-1], :KEY_WIDTH].tolist()
-        texts = names.tolist()
-        wanted = np.zeros(len(rows), dtype=bool)
-        for (zone, day), start, end in zip(keys, edges[:-1], edges[1:], strict=True):
-            wanted[start:end] = self._choose(db, (zone, day), texts[start:end])
+        keys = (rows[:, 0] << DAY_BITS) | (rows[:, 1] // DAY_SECONDS)
+        order = np.argsort(keys)
+        edges = [*np.flatnonzero(np.diff(keys[order], prepend=-1)).tolist(), len(rows)]
+        size = rows[:, _BYTES].sum(axis=1)[order]
+        texts = names[order].tolist()
+        wanted: list[bool] = []
+        for start, end in itertools.pairwise(edges):
+            zone, day = rows[order[start], :KEY_WIDTH].tolist()
+            wanted += self._choose(db, (zone, day), texts[start:end], size[start:end])
         self._trim()
-        _upsert(db, rows[wanted], names[wanted])
+        chosen = order[np.array(wanted, dtype=bool)]
+        _upsert(db, rows[chosen], names[chosen])
 
-    def _choose(self, db: sqlite3.Connection, key: tuple[int, int], names: list[str]) -> list[bool]:
+    def _choose(self, db: sqlite3.Connection, key: tuple[int, int], names: list[str], size: Any) -> list[bool]:
         kept = self._kept.get(key)
         if kept is None:
             found = db.execute("SELECT host FROM usage_host WHERE zone = ? AND day = ?", _stored(key))
@@ -77,10 +79,10 @@ class HostTable:
         self._kept.move_to_end(key)
         if len(kept) < self._most:
             before = len(kept)
-            for name in names:
+            for place in np.argsort(-size).tolist():
                 if len(kept) >= self._most:
                     break
-                kept.add(name)
+                kept.add(names[place])
             self._remembered += len(kept) - before
         return [name in kept for name in names]
 
