@@ -109,7 +109,9 @@ class Query:
         # Names are cleaned after folding, when they are few; those that are the same then are added up when stored.
         domain = f"CASE WHEN is_host = 1 AND length(host) <= {HOST_LENGTH_MAX} THEN domain_of(host) END"
         return f"""SELECT * REPLACE ({domain} AS host) FROM (
-            SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters} FROM (SELECT *, {_DAY} AS day FROM ({judged})) GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""
+            SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
+            FROM (SELECT *, {_DAY} AS day FROM ({judged}))
+            GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""
 
     def rejected(self, now: str) -> str:
         """Every field and column of the records without a key, or of an owner in the table `unknown(owner, named)`.
