@@ -31,9 +31,9 @@ from bandmeter.ingest import FileReport, Job, Pipeline, Progress
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import STORES
+from bandmeter.upkeep import databases
+from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE
 
-CATALOG_FILE = "catalog.db"
-USAGE_FILE = "usage.db"
 LIMITS_FILE = "limits.bin"
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
 STOP_SECONDS = 10  # for running answers to end; the slowest takes one
@@ -124,6 +124,16 @@ def start(config: Config, *, create: bool = False) -> Parts:
         catalog.close()
         raise
     return Parts(config, catalog, store, Reports(catalog, store, PRICES))
+
+
+def migrate(config: Config) -> list[databases.Schema]:
+    """Bring the databases to this release's schemas, as opening them does; what they were in before.
+
+    Raises `input_invalid` for a schema of a newer release, and as `start` does.
+    """
+    before = [databases.schema(config.data / file) for file in databases.FILES]
+    with open_parts(config):
+        return before
 
 
 def open_store(config: Config) -> Store:

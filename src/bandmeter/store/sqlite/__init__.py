@@ -20,9 +20,9 @@ from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unat
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
-from bandmeter.store.sqlite import hosts, writing
+from bandmeter.store.sqlite import hosts, migrations, writing
 from bandmeter.store.sqlite.hosts import HostTable
-from bandmeter.store.sqlite.schema import SCHEMA, SCHEMA_VERSION, SOURCE_COLUMNS, TABLES
+from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,7 +96,11 @@ class SqliteStore:
         self._write_lock = threading.Lock()
         path.touch(mode=0o600, exist_ok=True)
         self._writer = self._connect()
-        self._create()
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
 
     # ------------------------------------------------------------ connections
 
@@ -116,23 +120,18 @@ class SqliteStore:
         connection: sqlite3.Connection = self._local.connection
         return connection
 
-    def _create(self) -> None:
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in SCHEMA:
-                    db.execute(statement)
-            elif version != SCHEMA_VERSION:
-                raise BandmeterError(
-                    errors.INPUT_INVALID,
-                    f"{self.path} has schema {version}, this Bandmeter reads {SCHEMA_VERSION}: use the newer release.",
-                )
+    def _bring_up_to_date(self) -> None:
+        if migrations.version(self._writer) != migrations.newest():  # a store that is, is opened without a lock
+            with self._transaction(is_opening=True) as db:
+                migrations.bring_up_to_date(db, self.path)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, is_opening: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock, _AVAILABLE:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
+                if not is_opening:
+                    migrations.check_current(self._writer, self.path)
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
