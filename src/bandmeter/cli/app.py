@@ -57,6 +57,8 @@ APP.command("rejects")(logs.rejects)
 APP.command("doctor")(run.doctor)
 APP.command("config")(run.show_config)
 APP.command("migrate")(upkeep.migrate)
+APP.command("backup")(upkeep.backup)
+APP.command("restore")(upkeep.restore)
 
 
 def build() -> Any:

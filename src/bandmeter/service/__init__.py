@@ -117,13 +117,30 @@ def start(config: Config, *, create: bool = False) -> Parts:
             f"There is no data folder {config.data}: name it with --data or BANDMETER_DATA, or start one with"
             " `bandmeter account add`.",
         )
-    catalog = Catalog.open(f"sqlite:///{(config.data / CATALOG_FILE).absolute()}")
-    try:
+    databases.check_finished(config.data)
+    with contextlib.ExitStack() as opened:
+        catalog = Catalog.open(f"sqlite:///{(config.data / CATALOG_FILE).absolute()}")
+        opened.callback(catalog.close)
         store = open_store(config)
-    except BandmeterError:
-        catalog.close()
-        raise
+        opened.callback(store.close)
+        _check_pair(catalog, store)
+        opened.pop_all()
     return Parts(config, catalog, store, Reports(catalog, store, PRICES))
+
+
+def _check_pair(catalog: Catalog, store: Store) -> None:
+    """Refuse a catalog that is older than the usage: it would give a number out again, and with it another's traffic.
+
+    The store is asked first, since a zone is in the catalog before any traffic of its is counted.
+    """
+    used = next(store.numbers(), 0)
+    known = catalog.highest_number()
+    if used > known:
+        sentence = (
+            f"{USAGE_FILE} has traffic of zone number {used}, and {CATALOG_FILE} knows numbers up to {known}: they are"
+            " not of one backup. Restore both from the same one."
+        )
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
 def migrate(config: Config) -> list[databases.Schema]:

@@ -16,6 +16,7 @@ CATALOG_FILE = "catalog.db"
 USAGE_FILE = "usage.db"
 # Usage first: it names zones by their numbers, so what is read of the catalog must be as late, or later.
 FILES = (USAGE_FILE, CATALOG_FILE)
+STAGING = "restore.unfinished"  # a folder in the data folder, while a restore has not finished
 
 
 class Schema(NamedTuple):
@@ -31,6 +32,13 @@ class Schema(NamedTuple):
         return self.stored == self.known[-1]
 
 
+def check_finished(folder: Path) -> None:
+    """Raise `input_invalid` for a data folder in which a restore was stopped in the middle, or still runs."""
+    if (folder / STAGING).exists():
+        sentence = f"A restore into {folder} has not finished: give the same `bandmeter restore` once more."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+
+
 def schema(path: Path) -> Schema:
     """The schema of a database, which is not changed.
 
@@ -41,10 +49,17 @@ def schema(path: Path) -> Schema:
         found = Schema(path.name, stored_of(path), known())
     except (OSError, sqlite3.Error) as error:
         raise BandmeterError(errors.UNAVAILABLE, f"{path} is no database of ours ({error}).") from error
-    if found.stored and found.stored not in found.known:
-        sentence = f"{path} has schema {found.stored[:40]}, newer than {found.known[-1]}: use the newer release."
-        raise BandmeterError(errors.INPUT_INVALID, sentence)
+    if found.stored:
+        check_known(path, found.stored)
     return found
+
+
+def check_known(path: Path, stored: str) -> None:
+    """Raise `input_invalid` for a schema that this release does not know: a newer one made it."""
+    known = _READERS[path.name][1]()
+    if stored not in known:
+        sentence = f"{path} has schema {stored[:40]}, newer than {known[-1]}: use the newer release."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
 def _usage_version(path: Path) -> str:

@@ -20,7 +20,7 @@ from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unat
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
-from bandmeter.store.sqlite import hosts, migrations, writing
+from bandmeter.store.sqlite import checking, hosts, migrations, writing
 from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000  # how long a writer waits for another process's transaction
 CACHE_KIB = 65_536
+JOURNAL_BYTES = 64 * 2**20  # that the journal keeps on the disk once it is read; it grows while a backup reads
 
 
 def _select(side: Side, table: str) -> str:
@@ -110,6 +111,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
         self._connections.append(connection)
         return connection
 
@@ -285,22 +287,33 @@ class SqliteStore:
         waiting = [Unattributed(r[0], r[1], r[2], Counters(*r[3:7]), Counters(*r[7:11]), r[11]) for r in rows]
         return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))
 
+    def numbers(self) -> Iterator[int]:
+        return checking.numbers(self._reader)
+
+    def extent(self, number: int) -> Span | None:
+        with _AVAILABLE:
+            return checking.extent(self._reader, number)
+
     def check(self) -> list[str]:
-        faults = [
-            f"{self.path.name}: {fault}" for (fault,) in self._reader.execute("PRAGMA integrity_check") if fault != "ok"
-        ]
-        day = Resolution.DAY
-        sums = ", ".join(f"sum({c})" for c in usage.ROW_COUNTERS)
-        for resolution in (Resolution.FIVE_MINUTES, Resolution.HOUR):
-            day_index = f"bucket * {int(resolution)} / {int(day)} b"
-            finer = f"SELECT zone, {day_index}, dimensions, {sums} FROM {TABLES[resolution]}"
-            coarse = f"SELECT {', '.join(usage.ROW)} FROM {TABLES[day]}"
-            for zone, bucket in self._reader.execute(
-                f"SELECT zone, b FROM ({finer} GROUP BY 1, 2, 3 EXCEPT {coarse}) UNION "
-                f"SELECT zone, bucket FROM ({coarse} EXCEPT {finer} GROUP BY 1, 2, 3)",
-            ):
-                faults.append(f"zone {zone}, day {bucket}: {TABLES[resolution]} and {TABLES[day]} disagree.")
-        return faults
+        faults = [f"{self.path.name}: {fault}" for fault in checking.faults_of_file(self._reader)]
+        return faults + checking.disagreements(self._reader)
+
+    def check_day(self, number: int, day: int) -> list[str]:
+        with _AVAILABLE:
+            return checking.disagreements_of_day(self._reader, number, day)
+
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        db = self._reader
+        with _AVAILABLE:
+            db.execute("BEGIN")
+            try:
+                db.execute(
+                    "SELECT committed_ms FROM state"
+                ).fetchone()  # what is read now is what is read until the end
+                yield
+            finally:
+                db.execute("ROLLBACK")
 
     def close(self) -> None:
         for connection in self._connections:
