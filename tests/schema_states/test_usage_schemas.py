@@ -217,9 +217,12 @@ def test_an_old_process_writes_no_more_once_a_newer_one_has_migrated(tmp_path, m
 
 
 def test_migrate_says_what_it_did(command, tmp_path):
-    command.data.mkdir(mode=0o700)
+    command.apply({"acme": {"a": {}, "shop.test": {}}})
+    (command.data / "usage.db").unlink()
     restore(OLDEST, command.data / "usage.db")
-    restore(Path(__file__).parent / "catalog_0001.sql", command.data / "catalog.db")
+    command.apply({"acme": {"a": {}, "shop.test": {}}})
+    (command.data / "usage.db").unlink()
+    restore(OLDEST, command.data / "usage.db")
     assert b'{"file": "usage.db", "from": "1"' in command("migrate", "--json").stdout
     assert command("migrate").stdout.decode() == "".join(
         f"{name}: schema {version}, nothing to do.\n"
