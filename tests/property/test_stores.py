@@ -143,6 +143,9 @@ class Twins:
         for store in self.both:
             known = list(store.numbers())  # and perhaps some whose rows hold nothing but zeros
             assert known == sorted(known, reverse=True)
+            assert store.number_ends() == ((known[-1], known[0]) if known else None)
+            for most in numbers:
+                assert list(store.numbers(most)) == [number for number in known if number <= most]
             used = {number for number in numbers for side in Side if any(store.total(number, side, EVER))}
             assert used <= set(known) <= set(numbers)
             assert [number for number in numbers if store.extent(number)] == sorted(known, key=numbers.index)

@@ -10,14 +10,18 @@ import typer
 
 from bandmeter import service
 from bandmeter.cli import output, progress
-from bandmeter.cli.session import Json, configure
+from bandmeter.cli.session import Json, configure, opened
 from bandmeter.upkeep import backup as backups
+from bandmeter.upkeep import databases
 from bandmeter.upkeep import restore as restores
 
 
 def migrate(context: typer.Context, as_json: Json = False) -> None:
     """Bring the databases to this release's schemas. Every other command does the same when it opens them."""
-    before = service.migrate(configure(context))
+    folder = configure(context).data
+    before = [databases.schema(folder / file) for file in databases.FILES]
+    with opened(context):
+        pass
     if as_json:
         rows = [{"file": one.file, "from": one.stored or None, "to": one.known[-1]} for one in before]
         output.print_json({"databases": rows})

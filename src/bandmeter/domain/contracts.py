@@ -214,8 +214,11 @@ class Store(Protocol):
     def claim(self, identity: str, zone: Zone) -> Counters:
         """Move an identity's history into a zone, in one transaction; what moved, on the zone's side."""
 
-    def numbers(self) -> Iterator[int]:
-        """The numbers that have usage, zones above 0 and identities below, the highest first and quickly."""
+    def number_ends(self) -> tuple[int, int] | None:
+        """The lowest and the highest number that has usage: zones are above 0, identities below. Quick."""
+
+    def numbers(self, at_most: int = ...) -> Iterator[int]:
+        """The numbers that have usage, the highest first; each is found quickly."""
 
     def extent(self, number: int) -> Span | None:
         """The whole days in which a zone or identity has usage, from the first to the last; None without any."""

@@ -123,34 +123,10 @@ def start(config: Config, *, create: bool = False) -> Parts:
         opened.callback(catalog.close)
         store = open_store(config)
         opened.callback(store.close)
-        _check_pair(catalog, store)
+        ends = store.number_ends()  # first: a zone is in the catalog before any traffic of its is counted
+        databases.check_pair(ends[1] if ends else 0, catalog.highest_number())
         opened.pop_all()
     return Parts(config, catalog, store, Reports(catalog, store, PRICES))
-
-
-def _check_pair(catalog: Catalog, store: Store) -> None:
-    """Refuse a catalog that is older than the usage: it would give a number out again, and with it another's traffic.
-
-    The store is asked first, since a zone is in the catalog before any traffic of its is counted.
-    """
-    used = next(store.numbers(), 0)
-    known = catalog.highest_number()
-    if used > known:
-        sentence = (
-            f"{USAGE_FILE} has traffic of zone number {used}, and {CATALOG_FILE} knows numbers up to {known}: they are"
-            " not of one backup. Restore both from the same one."
-        )
-        raise BandmeterError(errors.INPUT_INVALID, sentence)
-
-
-def migrate(config: Config) -> list[databases.Schema]:
-    """Bring the databases to this release's schemas, as opening them does; what they were in before.
-
-    Raises `input_invalid` for a schema of a newer release, and as `start` does.
-    """
-    before = [databases.schema(config.data / file) for file in databases.FILES]
-    with open_parts(config):
-        return before
 
 
 def open_store(config: Config) -> Store:

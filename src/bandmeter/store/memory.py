@@ -215,9 +215,13 @@ class MemoryStore:
                     self._newest[zone.number] = max(newest_ms, self._newest.get(zone.number, newest_ms))
             return moved
 
-    def numbers(self) -> Iterator[int]:
+    def number_ends(self) -> tuple[int, int] | None:
+        known = list(self.numbers())
+        return (known[-1], known[0]) if known else None
+
+    def numbers(self, at_most: int = 2**63 - 1) -> Iterator[int]:
         with self._lock:
-            return iter(sorted({zone for zone, _, _ in self._usage[Resolution.DAY]}, reverse=True))
+            return iter(sorted({zone for zone, _, _ in self._usage[Resolution.DAY] if zone <= at_most}, reverse=True))
 
     def extent(self, number: int) -> Span | None:
         with self._lock:

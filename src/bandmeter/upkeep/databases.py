@@ -39,6 +39,19 @@ def check_finished(folder: Path) -> None:
         raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
+def check_pair(used: int, known: int) -> None:
+    """Refuse a catalog that is older than the usage: it would give a number out again, and with it another's traffic.
+
+    `used`, `known`: the highest number of a zone in the usage store, and in the catalog. Raises `input_invalid`.
+    """
+    if used > known:
+        sentence = (
+            f"{USAGE_FILE} has traffic of zone number {used}, and {CATALOG_FILE} knows numbers up to {known}: they are"
+            " not of one backup. Restore both from the same one."
+        )
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+
+
 def schema(path: Path) -> Schema:
     """The schema of a database, which is not changed.
 

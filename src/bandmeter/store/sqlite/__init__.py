@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000  # how long a writer waits for another process's transaction
 CACHE_KIB = 65_536
+NUMBER_MAX = 2**63 - 1
 JOURNAL_BYTES = 64 * 2**20  # that the journal keeps on the disk once it is read; it grows while a backup reads
 
 
@@ -287,8 +288,12 @@ class SqliteStore:
         waiting = [Unattributed(r[0], r[1], r[2], Counters(*r[3:7]), Counters(*r[7:11]), r[11]) for r in rows]
         return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))
 
-    def numbers(self) -> Iterator[int]:
-        return checking.numbers(self._reader)
+    def number_ends(self) -> tuple[int, int] | None:
+        with _AVAILABLE:
+            return checking.number_ends(self._reader)
+
+    def numbers(self, at_most: int = NUMBER_MAX) -> Iterator[int]:
+        return checking.numbers(self._reader, at_most)
 
     def extent(self, number: int) -> Span | None:
         with _AVAILABLE:

@@ -33,9 +33,15 @@ def disagreements_of_day(db: sqlite3.Connection, zone: int, day: int) -> list[st
     return [_sentence(*row) for row in db.execute(_DISAGREEING_DAY, {"zone": zone, "day": day // Resolution.DAY})]
 
 
-def numbers(db: sqlite3.Connection) -> Iterator[int]:
-    """Those that have usage, the highest first, each found by the key: not a row more is read."""
-    found = db.execute("SELECT max(zone) FROM usage_day").fetchone()[0]
+def number_ends(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """The lowest and the highest number that has usage, by the key."""
+    low, high = db.execute("SELECT min(zone), (SELECT max(zone) FROM usage_day) FROM usage_day").fetchone()
+    return None if low is None else (low, high)
+
+
+def numbers(db: sqlite3.Connection, at_most: int) -> Iterator[int]:
+    """Those up to a number that have usage, the highest first, each found by the key: not a row more is read."""
+    found = db.execute("SELECT max(zone) FROM usage_day WHERE zone <= ?", [at_most]).fetchone()[0]
     while found is not None:
         yield found
         found = db.execute("SELECT max(zone) FROM usage_day WHERE zone < ?", [found]).fetchone()[0]
