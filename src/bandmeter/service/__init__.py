@@ -307,10 +307,19 @@ def _announce(server: configuration.Server, when_ready: Callable[[str], None]) -
             time.sleep(READY_PAUSE_SECONDS)
         else:
             host = f"[{server.host}]" if ":" in server.host else server.host
+            _tell_supervisor("READY=1")
             when_ready(f"http://{host}:{server.port}")
             return
         finally:
             connection.close()
+
+
+def _tell_supervisor(state: str) -> None:
+    """Tell systemd, where that has started us and waits for it (sd_notify(3): a datagram to NOTIFY_SOCKET)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, contextlib.suppress(OSError):
+            supervisor.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _check_port(host: str, port: int) -> None:
