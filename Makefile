@@ -25,7 +25,7 @@ install: $(VENV)/.package ## Make .venv with the package and its command, .venv/
 demo: $(VENV)/.package ## Ingest captured logs of five proxies, and answer on 127.0.0.1:8080 until Ctrl-C (DEMO_PORT)
 	@$(BIN)/python demo/run.py
 
-test: $(VENV)/.dev $(VENV)/.clients ## Run the tests; pytest takes more by ARGS="…"
+test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.packaging ## Run the tests; pytest takes more by ARGS="…"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, types and layers
@@ -87,3 +87,20 @@ $(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json requirements/clie
 		npm ci --prefix $(VENV)/clients --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; \
 	else echo "There is no npm: the tests of clients from there will be skipped."; fi
 	@touch $@
+
+# What the tests run of Debian's programs. Where they cannot be installed, those tests say that they were skipped.
+$(VENV)/.debian: $(VENV)/.dev requirements/debian.txt
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing the programs that the tests run"; \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$(cat requirements/debian.txt) >/dev/null && \
+		touch $@ || echo "They could not be installed: the tests that need them will be skipped."; \
+	else echo "Only root on Debian can install the programs that some tests run: they will be skipped."; touch $@; fi
+
+# A small Debian in a folder, in which the container file is built and systemd runs the unit.
+$(VENV)/.packaging: $(VENV)/.debian tests/debian/prepare.py requirements/run.txt requirements/build.txt
+	@if [ "$$(id -u)" = 0 ] && command -v debootstrap >/dev/null; then \
+		echo "Making a small Debian for the tests of packaging: about two minutes"; \
+		$(BIN)/python tests/debian/prepare.py $(VENV)/debian && touch $@ || \
+			echo "It could not be made: the tests that need it will be skipped."; \
+	else touch $@; fi

@@ -22,6 +22,8 @@ case "$*" in
   "-m venv .venv") mkdir -p .venv/bin; for n in python ruff mypy lint-imports; do cp "$0" .venv/bin/$n; done ;;
   "-m venv .venv/clients") mkdir -p .venv/clients/bin; cp "$0" .venv/clients/bin/python ;;
   "-m pip "*) exit ${NO_NETWORK:-0} ;;
+  "update -qq") exit ${NO_DEBIAN:-0} ;;
+  "-u") echo ${USER_ID:-0} ;;
   "--version") echo "Python 3.12.0" ;;
 esac
 """
@@ -37,7 +39,9 @@ class Machine:
             shutil.copy(ROOT / name, folder)
         shutil.copytree(ROOT / "requirements", folder / "requirements")
         shutil.copytree(ROOT / "tests" / "clients", folder / "tests" / "clients")
-        for program in (folder / "played-python", folder / "programs" / "npm"):
+        shutil.copytree(ROOT / "tests" / "debian", folder / "tests" / "debian")
+        programs = [folder / "programs" / name for name in ("npm", "apt-get", "debootstrap", "id")]
+        for program in (folder / "played-python", *programs):
             program.parent.mkdir(exist_ok=True)
             program.write_text(PLAYED)
             program.chmod(0o755)
@@ -60,7 +64,7 @@ class Machine:
         """How the played programs were called since the last time, without the looks at Python's version."""
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
         self.calls_file.unlink(missing_ok=True)
-        return [line for line in lines if " -c " not in line and "--version" not in line]
+        return [line for line in lines if not re.search(r" -c |--version|^id ", line)]
 
 
 @pytest.fixture
@@ -132,12 +136,33 @@ def test_a_python_is_found_without_being_named():
 
 def test_test_brings_what_the_tests_need_and_passes_arguments_on(machine):
     machine.make("test", "ARGS=-k catalog")
-    *_, development, _, clients, npm, tests = machine.calls()
+    *_, development, _, clients, npm, update, install, prepare, tests = machine.calls()
     assert development.endswith("--require-hashes --requirement requirements/dev.txt")
     assert clients.endswith("--require-hashes --requirement requirements/clients.txt")
     assert npm.startswith("npm ci --prefix .venv/clients --ignore-scripts")
+    programs = " ".join((ROOT / "requirements" / "debian.txt").read_text().split())
+    assert update == "apt-get update -qq"
+    assert install == f"apt-get install -qq --no-install-recommends {programs}"
+    assert prepare == "python tests/debian/prepare.py .venv/debian"
     assert tests.startswith("python -m pytest -n 2 --dist loadfile")
     assert tests.endswith("-k catalog")
+    machine.make("test")
+    assert [call.split()[:3] for call in machine.calls()] == [["python", "-m", "pytest"]]
+
+
+def test_who_is_not_root_installs_no_programs_and_still_tests(machine):
+    done = machine.make("test", USER_ID="1000")
+    assert done.returncode == 0
+    assert "they will be skipped" in done.stdout
+    assert not re.search("apt-get|debian", " ".join(machine.calls()))
+
+
+def test_programs_that_cannot_be_installed_are_tried_again_next_time(machine):
+    for _ in range(2):
+        done = machine.make("test", NO_DEBIAN="1")
+        assert done.returncode == 0
+        assert "could not be installed" in done.stdout
+        assert [call for call in machine.calls() if call == "apt-get update -qq"]
 
 
 def test_lint_checks_style_types_and_layers(machine):

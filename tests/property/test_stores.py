@@ -18,7 +18,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import OTHERS, ROW, SIDED, UNSIDED, Outcomes, Side, pack
-from bandmeter.store import MemoryStore, SqliteStore
+from bandmeter.store import MemoryStore, SqliteStore, sqlite
 
 TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
 START = 1_795_132_800
@@ -140,6 +140,22 @@ class Twins:
                 for number in numbers:
                     self.do("total", number, side, span)
         assert self.do("check") == []
+        for store in self.both:
+            known = list(store.numbers())  # and perhaps some whose rows hold nothing but zeros
+            assert known == sorted(known, reverse=True)
+            assert store.number_ends() == ((known[-1], known[0]) if known else None)
+            for most in numbers:
+                assert list(store.numbers(most)) == [number for number in known if number <= most]
+            used = {number for number in numbers for side in Side if any(store.total(number, side, EVER))}
+            assert used <= set(known) <= set(numbers)
+            assert [number for number in numbers if store.extent(number)] == sorted(known, key=numbers.index)
+            for number in known:
+                extent = store.extent(number)
+                whole = [store.total(number, side, EVER) for side in Side]
+                assert [store.total(number, side, extent) for side in Side] == whole
+                assert [store.check_day(number, day) for day in range(*extent, Resolution.DAY)] == [[]] * (
+                    (extent.end - extent.start) // Resolution.DAY
+                )
 
     def close(self):
         for store in self.both:
@@ -282,5 +298,57 @@ def test_check_finds_what_is_wrong(tmp_path):
             assert store.check() == []
             where = "WHERE zone = 1 AND bucket = (SELECT min(bucket) FROM " + table + ")"
             store._writer.execute(f"UPDATE {table} {change} {where}" if change else f"DELETE FROM {table} {where}")
-            assert len(store.check()) > 0, (table, change)
+            found = store.check()
+            assert len(found) > 0, (table, change)
+            assert set(found) == set(store.check_day(1, START)), (table, change)
+            assert store.check_day(2, START) == store.check_day(1, START + 86_400) == []
             store.close()
+
+
+def test_check_finds_what_cancels_out_within_a_day(tmp_path):
+    """Traffic that stands in another hour than its 5 minutes do, while the day is right."""
+    store = SqliteStore(tmp_path / "usage.db")
+    store.write(Batch(NEW, NEW._replace(position=1), array("q", (*row(1, 0, 5), *row(2, 0, 5))), {1: 1}, [], 5))
+    store._writer.execute("UPDATE usage_hour SET bucket = bucket + 1 WHERE zone = 1")
+    assert len(store.check()) == len(store.check_day(1, START)) == 2
+    assert store.check_day(2, START) == []
+    store.close()
+
+
+def test_the_journal_shrinks_again(tmp_path, monkeypatch):
+    """It keeps all that is written while a backup reads, and must not keep the disk for ever."""
+    monkeypatch.setattr(sqlite, "JOURNAL_BYTES", 100_000)
+    store, state = SqliteStore(tmp_path / "usage.db"), NEW
+    journal = tmp_path / "usage.db-wal"
+
+    def write(state):
+        rows = array("q", (n for i in range(60_000) for n in row(1, i, 1)))
+        after = state._replace(position=state.position + 1, head=b"h")
+        assert store.write(Batch(state, after, rows, {1: 1}, [], 5)) == 1
+        return after._replace(number=1)
+
+    with store.at_one_moment():
+        for _ in range(4):
+            state = write(state)
+        assert journal.stat().st_size > 5_000_000
+    for _ in range(3):  # one has it read to its end, the next one starts anew
+        store.note_duplicates(1, 1)
+    assert journal.stat().st_size <= 100_000
+    store.close()
+
+
+def test_what_is_read_at_one_moment_is_of_one_moment(tmp_path):
+    """Whoever writes meanwhile is not held up, and not seen."""
+    store = SqliteStore(tmp_path / "usage.db")
+    states = [NEW]
+    for position in (1, 2):
+        after = states[-1]._replace(position=position, head=b"h")
+        batch = Batch(states[-1], after, array("q", row(1, 0, 5)), {1: 1}, [], 5)
+        with store.at_one_moment():
+            before = everything(store), list(store.numbers())
+            assert store.write(batch) == 1
+            assert (everything(store), list(store.numbers())) == before
+        states = store.sources()
+        assert states[0].position == position
+    assert store.total(1, Side.TARGET, EVER).requests == 2
+    store.close()

@@ -111,6 +111,10 @@ class Catalog:
             found = cache.numbers.get(number)
         return found
 
+    def highest_number(self) -> int:
+        """The highest number that a zone has; 0 without zones. Zones are never removed, so none above was given out."""
+        return int(self._read(sa.select(sa.func.coalesce(sa.func.max(ZONE.c.number), 0)))[0][0])
+
     def plan(self, zone: tenancy.Zone, month: str) -> tuple[str, dict[str, Any]] | None:
         """(kind, fields) of the plan in force for a month `YYYY-MM`: the zone's own, else its account's.
 

@@ -75,8 +75,7 @@ def migrate(engine: sa.Engine) -> None:
     stored = _stored_revision(engine)
     if stored == tables.HEAD:
         return
-    known = {path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
-    if stored and stored not in known:
+    if stored and stored not in revisions():
         raise errors.BandmeterError(
             errors.INPUT_INVALID,
             f"The catalog has schema {stored[:40]}, which this Bandmeter does not know: use the newer one.",
@@ -89,6 +88,22 @@ def migrate(engine: sa.Engine) -> None:
     with engine.execution_options(begin="IMMEDIATE").begin() as connection:
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
+
+
+def revisions() -> list[str]:
+    """The schemas that this release knows, oldest first."""
+    return sorted(path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def revision_of(path: Path) -> str:
+    """The schema of a catalog's file, which is not changed; "" without one. Raises sqlite3.Error when it is none."""
+    if not path.exists():
+        return ""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return ""
+        row = db.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else ""
 
 
 def _stored_revision(engine: sa.Engine) -> str:

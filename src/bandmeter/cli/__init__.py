@@ -1,6 +1,7 @@
 """The command line: parse, call, print.
 
-Exit status: 0 done, 1 some input rejected (or `doctor` found something), 2 a mistake of the caller's, 3 our failure.
+Exit status: 0 done, 1 some input rejected (or `doctor` or `verify` found something), 2 a mistake of the caller's,
+3 our failure.
 Errors are one sentence on standard error that says what to do; BANDMETER_DEBUG=1 adds the traceback.
 """
 

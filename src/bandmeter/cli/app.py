@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from bandmeter import __version__
-from bandmeter.cli import keys, logs, money, output, run, tenants, usage
+from bandmeter.cli import keys, logs, money, output, run, tenants, upkeep, usage, verify
 
 APP = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +56,10 @@ APP.command("sources")(logs.sources)
 APP.command("rejects")(logs.rejects)
 APP.command("doctor")(run.doctor)
 APP.command("config")(run.show_config)
+APP.command("verify")(verify.verify)
+APP.command("migrate")(upkeep.migrate)
+APP.command("backup")(upkeep.backup)
+APP.command("restore")(upkeep.restore)
 
 
 def build() -> Any:

@@ -1,16 +1,26 @@
-"""How far a long command is: a bar with lines/s and the time left, on a terminal only; and Ctrl-C between batches."""
+"""How far a long command is: a bar with its speed and the time left, on a terminal only; and Ctrl-C between batches."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 if TYPE_CHECKING:
-    from bandmeter.ingest import Progress as Callback
+    from bandmeter.ingest import Progress as Step
 
 
 class Shown:
@@ -44,7 +54,7 @@ class Shown:
         self._is_stopping = True
         signal.signal(number, self._before[signal.Signals(number)])
 
-    def of(self, path: str) -> Callback:
+    def of(self, path: str) -> Step:
         """What to call after each batch of a file; False once somebody asked to stop."""
         task = self._bar.add_task(path.rpartition("/")[2], total=None, lines=0, rate=0.0)
         already: list[int] = []
@@ -57,3 +67,27 @@ class Shown:
             return not self._is_stopping
 
         return step
+
+
+@contextlib.contextmanager
+def bytes_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one task after another: what is called with the task, and how many bytes of how many are done."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    tasks: dict[str, Any] = {}
+
+    def step(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what)
+        bar.update(tasks[what], completed=done, total=total)
+
+    with bar:
+        yield step

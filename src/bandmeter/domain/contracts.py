@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
@@ -213,8 +214,23 @@ class Store(Protocol):
     def claim(self, identity: str, zone: Zone) -> Counters:
         """Move an identity's history into a zone, in one transaction; what moved, on the zone's side."""
 
+    def number_ends(self) -> tuple[int, int] | None:
+        """The lowest and the highest number that has usage: zones are above 0, identities below. Quick."""
+
+    def numbers(self, at_most: int = ...) -> Iterator[int]:
+        """The numbers that have usage, the highest first; each is found quickly."""
+
+    def extent(self, number: int) -> Span | None:
+        """The whole days in which a zone or identity has usage, from the first to the last; None without any."""
+
     def check(self) -> list[str]:
         """What is wrong with the store, a sentence each: broken pages, resolutions that disagree (law 5)."""
+
+    def check_day(self, number: int, day: int) -> list[str]:
+        """Where the resolutions of a zone's day (its start, Unix seconds) disagree; in about a millisecond."""
+
+    def at_one_moment(self) -> AbstractContextManager[None]:
+        """Let this thread read, until the end of the block, what was committed when it began, whoever writes."""
 
     def close(self) -> None:
         """Release files and connections."""

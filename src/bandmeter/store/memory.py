@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from bandmeter.domain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bandmeter.domain.tenancy import Zone
 
@@ -214,8 +215,29 @@ class MemoryStore:
                     self._newest[zone.number] = max(newest_ms, self._newest.get(zone.number, newest_ms))
             return moved
 
+    def number_ends(self) -> tuple[int, int] | None:
+        known = list(self.numbers())
+        return (known[-1], known[0]) if known else None
+
+    def numbers(self, at_most: int = 2**63 - 1) -> Iterator[int]:
+        with self._lock:
+            return iter(sorted({zone for zone, _, _ in self._usage[Resolution.DAY] if zone <= at_most}, reverse=True))
+
+    def extent(self, number: int) -> Span | None:
+        with self._lock:
+            days = [floor_to(b, Resolution.DAY) for table in self._usage.values() for z, b, _ in table if z == number]
+            return Span(min(days), max(days) + Resolution.DAY) if days else None
+
     def check(self) -> list[str]:
+        return []  # it derives nothing that could disagree
+
+    def check_day(self, number: int, day: int) -> list[str]:  # noqa: ARG002 - the same
         return []
+
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        with self._lock:
+            yield
 
     def close(self) -> None:
         pass

@@ -20,9 +20,9 @@ from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unat
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
-from bandmeter.store.sqlite import hosts, writing
+from bandmeter.store.sqlite import checking, hosts, migrations, writing
 from bandmeter.store.sqlite.hosts import HostTable
-from bandmeter.store.sqlite.schema import SCHEMA, SCHEMA_VERSION, SOURCE_COLUMNS, TABLES
+from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_MS = 30_000  # how long a writer waits for another process's transaction
 CACHE_KIB = 65_536
+NUMBER_MAX = 2**63 - 1
+JOURNAL_BYTES = 64 * 2**20  # that the journal keeps on the disk once it is read; it grows while a backup reads
 
 
 def _select(side: Side, table: str) -> str:
@@ -96,7 +98,11 @@ class SqliteStore:
         self._write_lock = threading.Lock()
         path.touch(mode=0o600, exist_ok=True)
         self._writer = self._connect()
-        self._create()
+        try:
+            self._bring_up_to_date()
+        except BaseException:
+            self.close()
+            raise
 
     # ------------------------------------------------------------ connections
 
@@ -106,6 +112,7 @@ class SqliteStore:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES}")
         self._connections.append(connection)
         return connection
 
@@ -116,23 +123,18 @@ class SqliteStore:
         connection: sqlite3.Connection = self._local.connection
         return connection
 
-    def _create(self) -> None:
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in SCHEMA:
-                    db.execute(statement)
-            elif version != SCHEMA_VERSION:
-                raise BandmeterError(
-                    errors.INPUT_INVALID,
-                    f"{self.path} has schema {version}, this Bandmeter reads {SCHEMA_VERSION}: use the newer release.",
-                )
+    def _bring_up_to_date(self) -> None:
+        if migrations.version(self._writer) != migrations.newest():  # a store that is, is opened without a lock
+            with self._transaction(is_opening=True) as db:
+                migrations.bring_up_to_date(db, self.path)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, is_opening: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock, _AVAILABLE:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
+                if not is_opening:
+                    migrations.check_current(self._writer, self.path)
                 yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
@@ -286,22 +288,37 @@ class SqliteStore:
         waiting = [Unattributed(r[0], r[1], r[2], Counters(*r[3:7]), Counters(*r[7:11]), r[11]) for r in rows]
         return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))
 
+    def number_ends(self) -> tuple[int, int] | None:
+        with _AVAILABLE:
+            return checking.number_ends(self._reader)
+
+    def numbers(self, at_most: int = NUMBER_MAX) -> Iterator[int]:
+        return checking.numbers(self._reader, at_most)
+
+    def extent(self, number: int) -> Span | None:
+        with _AVAILABLE:
+            return checking.extent(self._reader, number)
+
     def check(self) -> list[str]:
-        faults = [
-            f"{self.path.name}: {fault}" for (fault,) in self._reader.execute("PRAGMA integrity_check") if fault != "ok"
-        ]
-        day = Resolution.DAY
-        sums = ", ".join(f"sum({c})" for c in usage.ROW_COUNTERS)
-        for resolution in (Resolution.FIVE_MINUTES, Resolution.HOUR):
-            day_index = f"bucket * {int(resolution)} / {int(day)} b"
-            finer = f"SELECT zone, {day_index}, dimensions, {sums} FROM {TABLES[resolution]}"
-            coarse = f"SELECT {', '.join(usage.ROW)} FROM {TABLES[day]}"
-            for zone, bucket in self._reader.execute(
-                f"SELECT zone, b FROM ({finer} GROUP BY 1, 2, 3 EXCEPT {coarse}) UNION "
-                f"SELECT zone, bucket FROM ({coarse} EXCEPT {finer} GROUP BY 1, 2, 3)",
-            ):
-                faults.append(f"zone {zone}, day {bucket}: {TABLES[resolution]} and {TABLES[day]} disagree.")
-        return faults
+        faults = [f"{self.path.name}: {fault}" for fault in checking.faults_of_file(self._reader)]
+        return faults + checking.disagreements(self._reader)
+
+    def check_day(self, number: int, day: int) -> list[str]:
+        with _AVAILABLE:
+            return checking.disagreements_of_day(self._reader, number, day)
+
+    @contextlib.contextmanager
+    def at_one_moment(self) -> Iterator[None]:
+        db = self._reader
+        with _AVAILABLE:
+            db.execute("BEGIN")
+            try:
+                db.execute(
+                    "SELECT committed_ms FROM state"
+                ).fetchone()  # what is read now is what is read until the end
+                yield
+            finally:
+                db.execute("ROLLBACK")
 
     def close(self) -> None:
         for connection in self._connections:

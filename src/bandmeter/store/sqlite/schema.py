@@ -1,11 +1,10 @@
-"""The tables of the usage store."""
+"""The tables of the usage store, as a new one has them. A change here needs a step in `migrations.py`."""
 
 from __future__ import annotations
 
 from bandmeter.domain import usage
 from bandmeter.domain.grid import Resolution
 
-SCHEMA_VERSION = 1
 INDEXED_HEAD_BYTES = 64  # of a source's beginning: a time to the ms and an address, enough to tell most logs apart
 TABLES = {Resolution.FIVE_MINUTES: "usage_5m", Resolution.HOUR: "usage_hour", Resolution.DAY: "usage_day"}
 
@@ -46,7 +45,6 @@ SCHEMA = (
     "CREATE TABLE newest (zone INTEGER PRIMARY KEY, newest_ms INTEGER NOT NULL) STRICT",
     "CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 1), committed_ms INTEGER) STRICT",
     "INSERT INTO state VALUES (1, NULL)",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 SOURCE_COLUMNS = (
     'number, name, format, path, head, position, "check", lines, columns, received, counted, duplicate, no_target, '

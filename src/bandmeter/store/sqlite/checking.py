@@ -1,0 +1,82 @@
+"""Law 5, looked at: an hour is the sum of its 5-minute buckets, a day of its hours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bandmeter.domain import grid, usage
+from bandmeter.domain.grid import Resolution, Span
+from bandmeter.store.sqlite.schema import TABLES
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+_COUNTERS = ", ".join(usage.ROW_COUNTERS)
+_SUMS = ", ".join(f"sum({counter})" for counter in usage.ROW_COUNTERS)
+_PAIRS = ((Resolution.FIVE_MINUTES, Resolution.HOUR), (Resolution.HOUR, Resolution.DAY))
+_DAY_WHERE = "WHERE zone = :zone AND bucket >= :day * {0} AND bucket < (:day + 1) * {0}"
+
+
+def faults_of_file(db: sqlite3.Connection) -> Iterator[str]:
+    """What SQLite says of its own pages and indexes."""
+    return (fault for (fault,) in db.execute("PRAGMA integrity_check") if fault != "ok")
+
+
+def disagreements(db: sqlite3.Connection) -> list[str]:
+    """All buckets that are not the sums of the finer ones. Reads the whole store, at one moment."""
+    return [_sentence(*row) for row in db.execute(_DISAGREEING)]
+
+
+def disagreements_of_day(db: sqlite3.Connection, zone: int, day: int) -> list[str]:
+    """The same of one zone and day (from Unix second `day` on): one statement, so of one moment."""
+    return [_sentence(*row) for row in db.execute(_DISAGREEING_DAY, {"zone": zone, "day": day // Resolution.DAY})]
+
+
+def number_ends(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """The lowest and the highest number that has usage, by the key."""
+    low, high = db.execute("SELECT min(zone), (SELECT max(zone) FROM usage_day) FROM usage_day").fetchone()
+    return None if low is None else (low, high)
+
+
+def numbers(db: sqlite3.Connection, at_most: int) -> Iterator[int]:
+    """Those up to a number that have usage, the highest first, each found by the key: not a row more is read."""
+    found = db.execute("SELECT max(zone) FROM usage_day WHERE zone <= ?", [at_most]).fetchone()[0]
+    while found is not None:
+        yield found
+        found = db.execute("SELECT max(zone) FROM usage_day WHERE zone < ?", [found]).fetchone()[0]
+
+
+def extent(db: sqlite3.Connection, zone: int) -> Span | None:
+    """Whole days, from the first with usage to the last, in whichever table; found by the keys."""
+    ends = []
+    for resolution, table in TABLES.items():
+        first, last = db.execute(f"SELECT min(bucket), max(bucket) FROM {table} WHERE zone = ?", [zone]).fetchone()
+        if first is not None:
+            ends += [grid.day_start(first * resolution), grid.day_start(last * resolution) + Resolution.DAY]
+    return Span(min(ends), max(ends)) if ends else None
+
+
+def _disagreeing(*, of_day: bool) -> str:
+    """SQL for (table, seconds of a bucket, zone, bucket) of whatever is not the sum of the finer table's rows."""
+    parts = []
+    for finer, coarser in _PAIRS:
+        wheres = [_DAY_WHERE.format(Resolution.DAY // resolution) if of_day else "" for resolution in (finer, coarser)]
+        fine = (
+            f"SELECT zone, bucket / {coarser // finer} AS b, dimensions, {_SUMS} FROM {TABLES[finer]} {wheres[0]} "
+            "GROUP BY 1, 2, 3"
+        )
+        coarse = f"SELECT zone, bucket AS b, dimensions, {_COUNTERS} FROM {TABLES[coarser]} {wheres[1]}"
+        parts += [
+            f"SELECT '{TABLES[coarser]}', {int(coarser)}, zone, b FROM ({one} EXCEPT {other})"
+            for one, other in ((fine, coarse), (coarse, fine))
+        ]
+    return " UNION ".join(parts)
+
+
+def _sentence(table: str, seconds: int, zone: int, bucket: int) -> str:
+    return f"zone {zone}, {grid.format_time(bucket * seconds)}: {table} is not the sum of the finer table."
+
+
+_DISAGREEING = _disagreeing(of_day=False)
+_DISAGREEING_DAY = _disagreeing(of_day=True)
