@@ -5,7 +5,7 @@ from __future__ import annotations
 from bandmeter.domain import usage
 from bandmeter.domain.grid import Resolution
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INDEXED_HEAD_BYTES = 64  # of a source's beginning: a time to the ms and an address, enough to tell most logs apart
 TABLES = {Resolution.FIVE_MINUTES: "usage_5m", Resolution.HOUR: "usage_hour", Resolution.DAY: "usage_day"}
 
@@ -18,6 +18,13 @@ _USAGE_TABLE = (
     + ", ".join(f"{column} INTEGER NOT NULL DEFAULT 0" for column in usage.ROW_COUNTERS)
     + f", PRIMARY KEY ({', '.join(usage.ROW_KEY)})) STRICT, WITHOUT ROWID"
 )
+RECEIPTS = (
+    """CREATE TABLE IF NOT EXISTS receipt (
+        key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",
+)
+# `changes`: in how many transactions the zone's rows or `newest_ms` changed, by which a kept answer is known as right.
+FRESHNESS = "CREATE TABLE freshness (zone INTEGER PRIMARY KEY, newest_ms INTEGER, changes INTEGER NOT NULL) STRICT"
 SCHEMA = (
     *(_USAGE_TABLE.format(table=table) for table in TABLES.values()),
     """CREATE TABLE source (
@@ -37,12 +44,18 @@ SCHEMA = (
         number INTEGER PRIMARY KEY, identity TEXT NOT NULL, side TEXT NOT NULL, first_day INTEGER NOT NULL,
         zone INTEGER, zone_side TEXT, zone_network TEXT, UNIQUE (identity, side)) STRICT""",
     "CREATE INDEX identity_first_day ON identity (first_day)",
-    """CREATE TABLE receipt (
-        key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",
-    "CREATE TABLE newest (zone INTEGER PRIMARY KEY, newest_ms INTEGER NOT NULL) STRICT",
+    *RECEIPTS,
+    FRESHNESS,
     "CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 1), committed_ms INTEGER) STRICT",
     "INSERT INTO state VALUES (1, NULL)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+# What makes schema 2 of schema 1, whose processes can neither read nor write it then: none changes rows unnoticed.
+UPGRADE = (
+    *RECEIPTS,
+    FRESHNESS,
+    "INSERT INTO freshness SELECT zone, newest_ms, 0 FROM newest",
+    "DROP TABLE newest",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 SOURCE_COLUMNS = (
