@@ -1,138 +1,126 @@
-"""Requests/s of `/zone/bw` over 53 days and 7 metrics, against an empty Starlette answer on the same server.
+"""The dialects' main answers against an empty Starlette answer on the same server, anew and asked again.
 
-Also p99 at 1,000 requests/s, and that an answer's cost depends neither on the number of zones nor on the length of
-history. One worker on one processor, the load generator on another where there are two.
+Anew: no reply is kept (`kept_bytes = 0`), so each is made from the store: what a zone costs that had traffic since it
+was last asked for. Again: each was asked for once before, and nothing has changed. One worker on one processor, the
+load generator on another where there are two. Two figures: on the clock, and by the worker's own processor seconds,
+which say the same on a busy machine as on a quiet one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from bandmeter.domain.contracts import Batch, SourceState
-from bandmeter.domain.usage import Outcomes, pack
-from bandmeter.store.sqlite import SqliteStore
-from bench import load, measure
+from bench import filled, load, measure, server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
-BIN = Path(sys.executable).parent
-NOW = "2026-11-22T12:00:00Z"
-NOW_S = 1_795_348_800
-DAY_S = 86_400
+    from bench.filled import Filled
+
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
-NOTHING = SourceState(0, "bench", "jsonl", "", b"", 0, b"", 0, "", Outcomes(), None, None, "")
-DIMENSIONS = [pack(scheme=scheme, network="dc") for scheme in ("http", "https")]
+SHAPES = ((10_000, 60), (1_000, 60), (100, 60), (100, 1_095))  # zones, days
+PER_S = 1_000  # for the latency
+EMPTY = "empty Starlette answer"
 
 
-def fill(folder: Path, zones: int, days: int) -> tuple[str, list[str]]:
-    """A data folder with that many zones and days of two schemes' traffic; a key and the zones' names."""
-    names = [f"zone{i}" for i in range(zones)]
-    document = {"accounts": [{"id": "bench", "zones": [{"name": name, "network": "dc"} for name in names]}]}
-    (folder / "catalog.json").write_text(measure.json.dumps(document))
-    bandmeter = [str(BIN / "bandmeter"), "--data", str(folder)]
-    subprocess.run([*bandmeter, "apply", str(folder / "catalog.json")], check=True, stdout=subprocess.DEVNULL)
-    key = subprocess.run([*bandmeter, "key", "add", "bench"], check=True, capture_output=True, text=True).stdout.strip()
-    store = SqliteStore(folder / "usage.db")
-    dice = random.Random(20261122)
-    before = NOTHING
-    for day in range(days):
-        bucket = (NOW_S // DAY_S - day) * DAY_S + 36_000
-        rows = array("q")
-        for zone in range(1, zones + 1):
-            for dimensions in DIMENSIONS:
-                up, down = dice.randrange(10**6), dice.randrange(10**9)
-                rows.extend((zone, bucket, dimensions, 100, 90, up, down, 100, 90, up, down))
-        after = before._replace(head=b"x", position=day + 1)
-        number = store.write(Batch(before, after, rows, {}, [], NOW_S * 1000))
-        before = after._replace(number=number)
-    store.close()
-    return key, names
+class Figures(NamedTuple):
+    """Answers a second on the clock; processor microseconds of the worker, and of the generator, for each."""
+
+    per_s: float
+    cpu_us: float
+    generator_us: float
 
 
-@contextlib.contextmanager
-def served(app: str, env: dict[str, str]) -> Iterator[int]:
-    """A granian with one worker, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(BIN / "granian"), "--interface", "asgi", "--port", str(port), "--no-ws", "--log-level", "warning"]
-    factory = ["--factory"] if app == "bandmeter.service:asgi" else []
-    process = subprocess.Popen([*_pin(0), *command, *factory, app], env=os.environ | env)
-    try:
-        for _ in range(400):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.025)
-        yield port
-    finally:
-        process.terminate()
-        process.wait()
+class Case(NamedTuple):
+    """What is asked of which folder."""
+
+    name: str
+    data: Filled
+    requests: list[bytes]
 
 
-def _pin(cpu: int) -> list[str]:
-    return ["taskset", "-c", str(cpu)] if (os.cpu_count() or 1) > 1 and Path("/usr/bin/taskset").exists() else []
+def get(path: str, *headers: str) -> bytes:
+    """A request."""
+    return "\r\n".join((f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", "")).encode()
 
 
-def requests(key: str, names: list[str]) -> list[bytes]:
-    """One request for each of up to 10,000 zones, in random order."""
-    order = random.Random(1).sample(names, len(names))
-    head = f"Host: localhost\r\nAuthorization: Bearer {key}\r\n\r\n"
-    return [f"GET /zone/bw?zone={name} HTTP/1.1\r\n{head}".encode() for name in order]
+def zone_requests(data: Filled, zones: int) -> list[bytes]:
+    """One for each zone, in random order."""
+    order = random.Random(1).sample(range(zones), zones)
+    return [get(f"/zone/bw?zone=zone{i}", f"Authorization: Bearer {data.keys['bench']}") for i in order]
+
+
+def cases(root: Path) -> list[Case]:
+    """Fill the folders, and say what is asked of them."""
+    made = []
+    for zones, days in SHAPES:
+        data = filled.zones(root / f"{zones}-{days}", zones, days)
+        made.append(Case(f"/zone/bw, {zones:,} zones, {days:,} days", data, zone_requests(data, zones)))
+    data = filled.sellers(root / "sellers", 200, 5)
+    path = "/public/usage?product=rpc&period=3d"
+    asked = [get(path, f"x-apikey: {key}") for key in data.keys.values()]
+    made.append(Case("/public/usage, 3d, 5 zones", data, asked))
+    data = filled.edges(root / "edges", 100, 10)
+    key = f"Authorization: Bearer {data.keys['cdn']}"
+    times = "start_time=2026-11-21&end_time=2026-11-21"
+    asked = [get(f"/v2/stat/bandwidth?domains=d{i}.example.com&{times}", key) for i in range(100)]
+    made.append(Case("/v2/stat/bandwidth, 1 domain, 288 points", data, asked))
+    tens = [",".join(f"d{10 * n + i}.example.com" for i in range(10)) for n in range(10)]
+    times = "start_time=2026-11-13&end_time=2026-11-22"
+    asked = [get(f"/v2/stat/bandwidth?domains={ten}&{times}", key) for ten in tens]
+    made.append(Case("/v2/stat/bandwidth, 10 domains, 2,880 points", data, asked))
+    return made
 
 
 def main() -> None:
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {1})
-    shapes = [(10_000, 60), (1_000, 60), (100, 60), (100, 1_095)]
+    server.pin_generator()
+    found: dict[str, list[Figures]] = {}
+    late: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
-        env, asked = {}, {}
-        for shape in shapes:
-            folder = Path(root) / f"{shape[0]}-{shape[1]}"
-            folder.mkdir(mode=0o700)
-            key, names = fill(folder, *shape)
-            env[shape] = {"BANDMETER_DATA": str(folder), "BANDMETER_NOW": NOW}
-            asked[shape] = requests(key, names)
-        rates: dict[str, list[float]] = {}
-        late: list[float] = []
+        asked = cases(Path(root))
         for _ in range(measure.RUNS):
-            with served("bench.empty:app", {"PYTHONPATH": str(Path(__file__).parent.parent)}) as port:
-                rates.setdefault("empty Starlette answer", []).append(_rate(port, asked[shapes[0]]))
-            for shape in shapes:
-                with served("bandmeter.service:asgi", env[shape]) as port:
-                    name = f"/zone/bw, {shape[0]:,} zones, {shape[1]:,} days"
-                    rates.setdefault(name, []).append(_rate(port, asked[shape]))
-                    if shape == shapes[0]:
-                        late.append(_p99(load.latencies_s(port, asked[shape], 1_000, SECONDS)))
-    empty = measure.median(rates["empty Starlette answer"])
-    measure.report(
-        "answers",
-        [
-            {"answer": name, "requests/s": int(measure.median(r)), "of the empty answer": measure.median(r) / empty}
-            for name, r in rates.items()
-        ],
-    )
-    measure.report("latency", [{"at": "1,000 requests/s, 10,000 zones", "p99 ms": measure.median(late) * 1000}])
+            with server.empty() as running:
+                found.setdefault(EMPTY, []).append(_figures(running, asked[0].requests, load.each))
+            for case in asked:
+                for name, keeps in ((f"{case.name}, anew", False), (f"{case.name}, again", True)):
+                    with server.bandmeter(case.data.folder, filled.NOW, keeps=keeps) as running:
+                        found.setdefault(name, []).append(_figures(running, case.requests, load.each))
+                        if case is asked[0]:
+                            taken = load.latencies_s(running.port, case.requests, PER_S, SECONDS)
+                            late.setdefault(name, []).append(statistics.quantiles(taken, n=100)[98] * 1000)
+    _report(found, late)
 
 
-def _rate(port: int, asked: list[bytes]) -> float:
-    load.requests_per_s(port, asked, 0.5)
-    return load.requests_per_s(port, asked, SECONDS)
+def _figures(running: server.Server, requests: list[bytes], warm_up: Callable[[int, list[bytes]], None]) -> Figures:
+    warm_up(running.port, requests)
+    before = running.cpu_s()
+    rate = load.answers(running.port, requests, SECONDS)
+    spent = running.cpu_s() - before
+    return Figures(rate.per_s, spent / rate.answered * 1e6, rate.generator_s / rate.answered * 1e6)
 
 
-def _p99(taken: list[float]) -> float:
-    return statistics.quantiles(taken, n=100)[98]
+def _report(found: dict[str, list[Figures]], late: dict[str, list[float]]) -> None:
+    per_s = {name: measure.median([one.per_s for one in figures]) for name, figures in found.items()}
+    cpu_us = {name: measure.median([one.cpu_us for one in figures]) for name, figures in found.items()}
+    rows = [
+        {
+            "answer": name,
+            "requests/s": int(per_s[name]),
+            "of the empty one": per_s[name] / per_s[EMPTY],
+            "processor µs": cpu_us[name],
+            "of the empty one's, by processor": cpu_us[EMPTY] / cpu_us[name],
+        }
+        for name in found
+    ]
+    measure.report("answers", rows)
+    print(f"the load generator took {found[EMPTY][0].generator_us:.0f} µs of its processor for an empty answer")
+    rows = [{"at 1,000 requests/s": name, "p99 ms": measure.median(taken)} for name, taken in late.items()]
+    measure.report("latency", rows)
 
 
 if __name__ == "__main__":

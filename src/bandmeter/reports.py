@@ -6,13 +6,14 @@ Law 6: a number has one source: dashboard, dialects, native API and statement as
 from __future__ import annotations
 
 import bisect
+import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, overload
 
 from bandmeter.domain import errors, grid, localtime, money, usage
-from bandmeter.domain.contracts import Price, Store
+from bandmeter.domain.contracts import Freshness, Price, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.localtime import UTC
@@ -24,6 +25,7 @@ from bandmeter.domain.questions import (
     Answer,
     Balance,
     BalanceQuestion,
+    Basis,
     Cost,
     CostAnswer,
     CostQuestion,
@@ -161,14 +163,22 @@ class Reports:
         zones = self._zones(question.account, question.zones)
         if question.product is not None:
             zones = [zone for zone in zones if zone.product == question.product]
+        basis, fresh = self._basis(zones)
         rows = self._rows(zones, question, resolution)
+        shown = zones
         if question.zones is None:
-            zones = [zone for zone in zones if zone.status is ZoneStatus.ACTIVE or zone.number in rows]
-        return UsageAnswer(
-            [ZoneUsage(zone, rows.get(zone.number, NO_ROWS)) for zone in zones],
-            self.store.newest_ms([zone.number for zone in zones]),
-            self.store.committed_ms(),
-        )
+            shown = [zone for zone in zones if zone.status is ZoneStatus.ACTIVE or zone.number in rows]
+        newest_ms = fresh.newest_ms
+        if len(shown) < len(zones):
+            newest_ms = self.store.freshness([zone.number for zone in shown]).newest_ms
+        used = [ZoneUsage(zone, rows.get(zone.number, NO_ROWS)) for zone in shown]
+        return UsageAnswer(used, newest_ms, fresh.committed_ms, basis)
+
+    def _basis(self, zones: Iterable[Zone]) -> tuple[Basis, Freshness]:
+        """To be asked before the rows: what changes in between is then in them, and their version is too low."""
+        numbers = tuple(dict.fromkeys(zone.number for zone in zones))
+        fresh = self.store.freshness(numbers)
+        return Basis(numbers, fresh.version), fresh
 
     def _rows(self, zones: Sequence[Zone], question: UsageQuestion, resolution: Resolution) -> dict[int, Columns]:
         rows: dict[int, Columns] = {}
@@ -180,13 +190,15 @@ class Reports:
         edges, resolution = _edges(question.span, question.resolution, question.timezone)
         named = self._named(question.account, question.names)
         selection = usage.select(question.measure, question.where)
+        basis, _ = self._basis(zone for _, zone in named)
         found: dict[int, _Numbers] = {}
         for side, numbers in _by_side([zone for _, zone in named], question.side).items():
             found.update(self.store.read_series(numbers, side, resolution, question.span, selection))
         if not _is_stored(edges, resolution):
             found = {number: _fold(*numbers, edges) for number, numbers in found.items()}
         folded = _merge(found)
-        return SeriesAnswer([Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named], edges)
+        series = [Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named]
+        return SeriesAnswer(series, edges, basis)
 
     def _targets(self, question: TargetsQuestion) -> list[ZoneTargets]:
         _check_span(question.span, Resolution.DAY)
@@ -366,8 +378,26 @@ def _fold(buckets: list[int], values: list[int], edges: Sequence[int]) -> _Numbe
 def _merge(found: dict[int, _Numbers]) -> dict[int, _Numbers]:
     """Each bucket once. Zones may share a list of buckets, which is looked at once."""
     lists = {id(buckets): buckets for buckets, _ in found.values()}
-    is_single = {key: len(set(buckets)) == len(buckets) for key, buckets in lists.items()}
-    return {number: each if is_single[id(each[0])] else _add_up(*each) for number, each in found.items()}
+    grids = {key: _grid(buckets) for key, buckets in lists.items()}
+    merged = {}
+    for number, (buckets, values) in found.items():
+        once = grids[id(buckets)]
+        if once is None:
+            merged[number] = _add_up(buckets, values)
+        elif len(once) == len(buckets):
+            merged[number] = (buckets, values)
+        else:
+            width = len(buckets) // len(once)
+            columns = (values[place::width] for place in range(width))
+            merged[number] = (once, functools.reduce(lambda a, b: list(map(operator.add, a, b)), columns))
+    return merged
+
+
+def _grid(buckets: list[int]) -> list[int] | None:
+    """Each of the (ascending) buckets once, when each stands there equally often, as in busy zones; else None."""
+    width = len(buckets) // len(set(buckets))
+    once = buckets[::width]
+    return once if once == buckets[width - 1 :: width] and len(set(once)) == len(once) else None
 
 
 def _add_up(buckets: list[int], values: list[int]) -> _Numbers:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+from array import array
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +15,16 @@ import httpx
 import pytest
 
 from bandmeter.catalog import Catalog
+from bandmeter.domain.contracts import Batch, SourceState
 from bandmeter.domain.tenancy import Account, Scope
+from bandmeter.domain.usage import Outcomes, pack
+from bandmeter.store import SqliteStore
 
 NOW = "2026-11-22T12:00:30Z"
+NOW_S = 1_795_348_830  # the same
 LIMIT = 60
 THREADS = 8
+COMMITS = 40  # of each writer
 TRIES_MAX = 2_000  # of something that takes a few hundredths of a second
 
 
@@ -81,6 +87,39 @@ def test_a_new_key_and_a_revoked_one_are_seen_by_all_workers_at_once(served, cat
         assert ask(served, "/v1/zones", key, 30) == {200: 30}
         catalog.revoke_key(key[3:15])
         assert ask(served, "/v1/zones", key, 30) == {401: 30}
+
+
+def test_what_was_committed_is_in_every_workers_next_answer(served, catalog, tmp_path):
+    """Two writers outside the server, each of which asks after each of its commits; meanwhile replies are kept."""
+    key = catalog.add_key("acme", Scope.READ, None, 0)
+    zone, headers = catalog.zone("acme", "one").number, {"Authorization": f"Bearer {key}"}
+    begun, committed = Counter(), Counter()
+
+    def carried() -> int:
+        with httpx.Client(base_url=served.url, headers=headers, timeout=30) as client:  # any worker may get it
+            data = client.get("/zone/bw?zone=one").json()["acme"]["data"]["one"]
+            return sum(data.get("http_direct_req", []))
+
+    def write(writer: int) -> None:
+        store = SqliteStore(tmp_path / "data" / "usage.db")
+        state = SourceState(0, f"{writer}", "jsonl", "", b"", 0, b"", 0, "", Outcomes(), None, None, "")
+        with contextlib.closing(store):
+            for _ in range(COMMITS):
+                begun[writer] += 1
+                row = array("q", [zone, NOW_S // 300 * 300, pack(scheme="http", network="dc"), 1, 1, 5, 5, 0, 0, 0, 0])
+                after = state._replace(position=state.position + 1, head=b"x")
+                number = store.write(Batch(state, after, row, {zone: NOW_S * 1000}, [], NOW_S * 1000))
+                assert number
+                state = after._replace(number=number)
+                committed[writer] += 1
+                for _ in range(4):
+                    least = committed.total()
+                    assert least <= carried() <= begun.total()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, range(2)))
+    assert {carried() for _ in range(20)} == {2 * COMMITS}
+    assert [has_answered(worker) for worker in served.workers()] == [True, True]
 
 
 def test_metrics_are_the_sum_of_all_workers_and_never_go_back(served, catalog):

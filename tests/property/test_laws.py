@@ -362,7 +362,7 @@ def test_the_bucket_is_that_of_the_moment(make_meter, moments, digits):
     for zone in meter.zones:
         found = rows[("acme", zone.name), Side.TARGET, Resolution.FIVE_MINUTES]
         assert {row[0]: row[2] for row in found} == expected
-        assert meter.store.newest_ms([zone.number]) == max(moments)
+        assert meter.store.freshness([zone.number]).newest_ms == max(moments)
 
 
 def rfc3339(ms, more="", offset=0):

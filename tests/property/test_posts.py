@@ -47,7 +47,7 @@ def everything(store):
         for resolution in (300, 3600, 86_400)
     }
     rejects = [store.rejects(source.number, 10**6) for source in store.sources()]
-    return rows, store.unattributed(), store.sources(), rejects, store.newest_ms(numbers)
+    return rows, store.unattributed(), store.sources(), rejects, store.freshness(numbers).newest_ms
 
 
 def posts_span():

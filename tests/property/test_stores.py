@@ -117,9 +117,9 @@ class Twins:
         waiting = self.do("unattributed")
         numbers = [zone.number for zone in ZONES] + [u.number for u in waiting] + [99]
         self.do("committed_ms")
-        self.do("newest_ms", numbers)
+        self.do("freshness", numbers)
         for number in numbers:
-            self.do("newest_ms", [number])
+            self.do("freshness", [number])
         for state in self.do("sources"):
             assert state.outcomes.adds_up
             self.do("rejects", state.number, 2)
@@ -192,9 +192,33 @@ def test_a_claim_moves_the_history_and_what_comes_later(rows, more, zone):
             twins.compare()
             ends.append(
                 [twins.do("read", [1, 2], side, r, EVER) for side in Side for r in Resolution]
-                + [twins.do("newest_ms", [number]) for number in (1, 2)]
+                + [twins.do("freshness", [number]).newest_ms for number in (1, 2)]
             )
     assert ends[0] == ends[1] == ends[2]
+
+
+@settings(max_examples=50 * TIMES_MORE)
+@given(steps=STEPS, zones=st.lists(st.sampled_from([1, 2, 99]), unique=True))
+def test_the_same_version_is_the_same_usage(steps, zones):
+    """What a zone's usage rests on never changes without its version, and its version never goes back."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Twins(folder)) as twins:
+        version, known = -1, None
+        for step in steps:
+            twins.step(*step)
+            fresh = twins.do("freshness", zones)
+            found = [twins.do("read", zones, side, r, EVER) for side in Side for r in Resolution], fresh.newest_ms
+            assert fresh.version > version or (fresh.version == version and found == known)
+            version, known = fresh.version, found
+
+
+def test_another_zones_traffic_leaves_the_version_as_it_is(tmp_path):
+    with contextlib.closing(Twins(tmp_path)) as twins:
+        twins.write(0, [(1, "", 0, 0, [1] * 8)], 5)
+        before = twins.do("freshness", [1])
+        twins.write(1, [(2, "", 0, 0, [1] * 8)], 9)
+        after = twins.do("freshness", [1])
+    assert before == (1, START * 1000 + 5, 1_005)
+    assert after == before._replace(committed_ms=1_009)
 
 
 # ---------------------------------------------------------------- sums near 2^63
@@ -222,7 +246,7 @@ def everything(store):
         store.sources(),
         store.unattributed(),
         store.check(),
-        store.newest_ms([1, 2, -1]),
+        store.freshness([1, 2, -1]).newest_ms,
         [store.read([1, 2, -1], side, r, EVER) for side in Side for r in Resolution],
     )
 

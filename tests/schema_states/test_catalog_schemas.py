@@ -40,7 +40,7 @@ def test_an_old_catalog_opens_with_all_that_it_held(tmp_path, dump):
     assert (static.number, static.network, static.product, static.side) == (1, "dc", "sdc", Side.TARGET)
     assert (static.status, static.identities) == (ZoneStatus.SUSPENDED, ("*.acme.example", "u1"))
     assert catalog.plan(static, "2022-10") == ("per_gb", {"price": "0.42", "unit": "GB"})
-    key = catalog.authenticate(SECRET, NOW)
+    key = catalog.authenticate(SECRET, NOW).key
     assert (key.account, key.scope) == ("acme", Scope.READ)
     catalog.add_account(Account("new"))
     assert catalog.add_zone("new", "z", now_s=NOW).number == 2

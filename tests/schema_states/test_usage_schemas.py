@@ -79,7 +79,7 @@ def is_whole(store):
     assert [(u.identity, u.target) for u in store.unattributed() if u.number > -4] == [
         ("mallory", Counters(5, 0, 11, 12))
     ]
-    assert store.newest_ms([1]) == (START + 180_300) * 1000 + 999
+    assert store.freshness([1]).newest_ms == (START + 180_300) * 1000 + 999
     assert store.committed_ms() == START * 1000 + 2
     return True
 

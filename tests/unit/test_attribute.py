@@ -200,7 +200,7 @@ def test_unattributed_traffic_is_claimed_with_its_history(make_meter):
         assert meter.total(zone, Side.TARGET)[2:] == (100 + plain[Side.TARGET], 200)
         assert meter.total(zone, Side.CLIENT)[2:] == (1000 + plain[Side.CLIENT], 2000)
         assert moved == meter.total(zone, side)
-        assert meter.store.newest_ms([zone.number]) == 1_795_140_000_000
+        assert meter.store.freshness([zone.number]).newest_ms == 1_795_140_000_000
         dimensions = {row[1] for rows in meter.rows().values() for row in rows}
         assert dimensions == {pack(network=network), pack(network="isp")}
 

@@ -234,7 +234,7 @@ def test_a_key_that_another_process_adds_is_good_at_once(catalog, url):
     )
     assert catalog.keys("acme") == []
     made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert catalog.authenticate(made.stdout.strip(), NOW).account == "acme"
+    assert catalog.authenticate(made.stdout.strip(), NOW).key.account == "acme"
 
 
 def test_processes_that_open_a_new_catalog_at_once_make_one_schema(tmp_path):

@@ -349,7 +349,7 @@ def test_a_key_stands_alone_on_standard_output_and_works(done, data, acme):
     secret = done("key", "add", "acme", "--scope", "ingest", "--expires", "2022-12-01")
     assert secret.count("\n") == 1
     catalog = Catalog.open(f"sqlite:///{data}/catalog.db")
-    assert catalog.authenticate(secret.strip(), service.clock_s()).scope == "ingest"
+    assert catalog.authenticate(secret.strip(), service.clock_s()).key.scope == "ingest"
     done("key", "revoke", secret.split("_")[1])
     assert catalog.keys("acme")[0].revoked
     catalog.close()

@@ -157,7 +157,7 @@ def test_what_is_dumped_can_be_read_back_and_says_where_it_came_from(tmp_path):
     assert f"port = 99  # {tmp_path}/bandmeter.toml" in dumped
     assert "batch_bytes = 5000  # BANDMETER_INGEST_BATCH_BYTES" in dumped
     assert "workers = 1  # default" in dumped
-    assert tomllib.loads(dumped)["server"] == {"host": "127.0.0.1", "port": 99, "workers": 1}
+    assert tomllib.loads(dumped)["server"] == {"host": "127.0.0.1", "port": 99, "workers": 1, "kept_bytes": 67108864}
     again = config.load({}, write(tmp_path, dumped))
     kept = ("server", "ingest", "dialects", "sources", "formats")
     assert [getattr(again, name) for name in kept] == [getattr(found, name) for name in kept]

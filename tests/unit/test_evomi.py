@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bandmeter.dialects import evomi
 from bandmeter.domain.contracts import Call
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.questions import Questions, UsageAnswer, UsageQuestion, ZoneUsage
+from bandmeter.domain.questions import Basis, Questions, UsageAnswer, UsageQuestion, ZoneUsage
 from bandmeter.domain.tenancy import Account, Zone
 from bandmeter.domain.usage import Columns, pack
 
@@ -35,10 +35,11 @@ def answered(rows) -> dict:
     columns = Columns._make(zip(*rows, strict=True)) if rows else Columns()
     call = Call(Account("acme", email_verified=True), {"product": "rpc"}, NOW_S * 1000)
     span = Span(DAYS[0], DAYS[-1] + 86_400)
-    carried = UsageAnswer([ZoneUsage(Zone(1, "acme", "z"), columns)], None, None)
+    carried = UsageAnswer([ZoneUsage(Zone(1, "acme", "z"), columns)], None, None, Basis((1,), 1))
     question = Questions((UsageQuestion("acme", span, resolution=Resolution.DAY),))
     return json.loads(
-        evomi._render_usage(call, question, [carried, UsageAnswer([], None, None)]).body, parse_float=Decimal
+        evomi._render_usage(call, question, [carried, UsageAnswer([], None, None, Basis((1,), 1))]).body,
+        parse_float=Decimal,
     )
 
 

@@ -105,9 +105,9 @@ def test_a_json_number_is_the_time_that_was_written(meter, text):
     for i, form in enumerate((text, f'"{text}"')):
         line = f'{{"time": {form}, "account": "acme", "zone": "res", "bytes_up": 1, "bytes_down": 0}}\n'
         meter.feed(line.encode(), source_name=str(i))
-        assert meter.store.newest_ms([1]) == TIMES.get(text, 1_795_132_799_999)
+        assert meter.store.freshness([1]).newest_ms == TIMES.get(text, 1_795_132_799_999)
     meter.feed(f"time\tidentity\tbytes_up\tbytes_down\n{text}\tshop.test\t1\t1\n".encode(), "tsv")
-    assert meter.store.newest_ms([2]) == TIMES.get(text, 1_795_132_799_999)
+    assert meter.store.freshness([2]).newest_ms == TIMES.get(text, 1_795_132_799_999)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_the_example_line_is_what_it_says(meter, name):
     assert meter.feed(FORMATS[name].example.encode() + b"\n", name).outcomes == Outcomes(1, counted=1)
     for side, counters in ((Side.TARGET, target), (Side.CLIENT, client)):
         assert tuple(meter.total(zone, side)) == (counters or (0, 0, 0, 0))
-    assert meter.store.newest_ms([zone.number]) == time_ms
+    assert meter.store.freshness([zone.number]).newest_ms == time_ms
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"tsv"}))

@@ -89,7 +89,7 @@ def test_a_known_parameter_is_sent_once_printable_and_bounded(pairs):
 
 def admit(catalog, secret, scope, now_s):
     """The account of whoever sends the secret, as the application finds it."""
-    return guard.admit(catalog, guard.authenticate(catalog, secret, now_s), scope)
+    return guard.admit(guard.authenticate(catalog, secret, now_s), scope)
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def is_refused(catalog, secret, now_s=NOW):
 
 def test_a_key_speaks_for_its_account_with_its_scope(catalog):
     secret = catalog.add_key("acme", Scope.INGEST, NOW + 10, NOW)
-    key = catalog.authenticate(secret, NOW)
+    key, account, _ = catalog.authenticate(secret, NOW)
+    assert account == catalog.account("acme")
     assert (key.account, key.scope, key.expires_s, key.revoked) == ("acme", Scope.INGEST, NOW + 10, False)
     assert catalog.keys("acme") == [key]
     assert secret.startswith(f"bm_{key.id}_")
@@ -40,7 +41,7 @@ def test_a_key_speaks_for_its_account_with_its_scope(catalog):
 
 def test_an_operators_key_speaks_for_no_account(catalog):
     secret = catalog.add_key(None, Scope.ADMIN, None, NOW)
-    assert catalog.authenticate(secret, NOW).account is None
+    assert catalog.authenticate(secret, NOW)[:2] == (catalog.keys(None)[0], None)
     assert [k.id for k in catalog.keys(None)] == [keys.key_id(secret)]
     assert catalog.keys("acme") == []
 

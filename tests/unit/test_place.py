@@ -93,7 +93,7 @@ def test_sums_of_a_batch_beyond_64_bits_are_refused(meter):
 def test_the_newest_time_is_of_what_counted(meter):
     records = [("cust-acme-zone-res", 5), ("cust-acme-zone-res", 3), ("shop.test", 4), ("nobody", 9)]
     meter.feed(b"".join(line(i, PLAIN, {"time": 1_795_132_800 + s}) for i, s in records))
-    assert [meter.store.newest_ms([n]) for n in (1, 2)] == [1_795_132_805_000, 1_795_132_804_000]
+    assert [meter.store.freshness([n]).newest_ms for n in (1, 2)] == [1_795_132_805_000, 1_795_132_804_000]
     assert [u.newest_ms for u in meter.store.unattributed()] == [1_795_132_809_000]
     assert meter.store.sources()[0].newest_ms == 1_795_132_809_000
 

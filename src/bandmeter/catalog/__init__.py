@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandmeter.catalog.catalog import Catalog
+from bandmeter.catalog.catalog import Caller, Catalog
 from bandmeter.catalog.documents import DOCUMENT_BYTES_MAX, load_document, split_plan
 
-__all__ = ["DOCUMENT_BYTES_MAX", "Catalog", "load_document", "split_plan"]
+__all__ = ["DOCUMENT_BYTES_MAX", "Caller", "Catalog", "load_document", "split_plan"]

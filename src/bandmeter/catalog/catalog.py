@@ -11,7 +11,7 @@ import bisect
 import contextlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -36,6 +36,14 @@ class _Cache:
         self.numbers: dict[int, tenancy.Zone] = {}
         self.plans: dict[str, dict[int | None, list[plans.Plan]]] = {}
         self.zones: dict[str, dict[str, tenancy.Zone]] = {}
+
+
+class Caller(NamedTuple):
+    """Who sent a key: the key, its account (None: an operator's), and the catalog's version before both were read."""
+
+    key: tenancy.Key
+    account: tenancy.Account | None
+    version: int
 
 
 class Catalog:
@@ -73,7 +81,9 @@ class Catalog:
 
     def account(self, account: str) -> tenancy.Account | None:
         """An account by its id."""
-        cache = self._fresh()
+        return self._account_in(self._fresh(), account)
+
+    def _account_in(self, cache: _Cache, account: str) -> tenancy.Account | None:
         found = cache.accounts.get(account)
         if found is None:
             rows = self._read(sa.select(ACCOUNT).where(ACCOUNT.c.id == account))
@@ -140,8 +150,11 @@ class Catalog:
             changes.as_key(row) for row in self._read(sa.select(KEY).where(mine).order_by(KEY.c.created_s, KEY.c.id))
         ]
 
-    def authenticate(self, secret: str, now_s: int) -> tenancy.Key:
-        """The key whose secret this is. Raises `key_invalid`, the same for unknown, wrong, revoked and expired ones."""
+    def authenticate(self, secret: str, now_s: int) -> Caller:
+        """Who has the key whose secret this is, in one look at the catalog.
+
+        Raises `key_invalid`, the same for a key that is unknown, wrong, revoked or expired, or whose account is gone.
+        """
         number = keys.key_id(secret)
         cache = self._fresh()
         found = cache.keys.get(number or "")
@@ -153,7 +166,11 @@ class Catalog:
         matches = hmac.compare_digest(keys.digest(secret[:128]), found[1] if found else keys.NO_DIGEST)
         if not matches or found is None or found[0].revoked or _is_past(found[0].expires_s, now_s):
             raise BandmeterError(errors.KEY_INVALID, "The key is unknown, revoked or expired: ask for a new one.")
-        return found[0]
+        key = found[0]
+        account = None if key.account is None else self._account_in(cache, key.account)
+        if account is None and key.account is not None:
+            raise BandmeterError(errors.KEY_INVALID, "The key's account is gone.")
+        return Caller(key, account, cache.version)
 
     # ------------------------------------------------------------ changes
 

@@ -47,11 +47,16 @@ def _number(default: int, least: int, most: int) -> Any:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Server:
-    """Where `serve` listens, and with how many processes."""
+    """Where `serve` listens, and with how many processes.
+
+    `kept_bytes`: how much memory each may take for replies that are still right (`web/kept.py`); 0 keeps none. The
+    default has room for 60 days of 10,000 zones; SQLite may take as much beside it.
+    """
 
     host: str = "127.0.0.1"
     port: int = _number(8080, 1, 65_535)
     workers: int = _number(1, 1, 256)
+    kept_bytes: int = _number(64 * 2**20, 0, 2**40)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

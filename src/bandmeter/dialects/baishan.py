@@ -17,7 +17,7 @@ import msgspec
 from bandmeter.domain import errors, localtime
 from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Parameter, Reply
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.grid import Span, Unit
+from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.questions import SeriesAnswer, SeriesQuestion
 from bandmeter.domain.usage import Measure, Side
 
@@ -319,6 +319,7 @@ def _endpoint(statistic: Statistic, timezone: str) -> Endpoint:
         errors=(errors.ZONE_UNKNOWN,),
         is_heavy=True,
         light_zones=1,  # a millisecond at most
+        steady_s=int(Resolution.DAY),  # it asks no clock, so any step would do
         media_types=(_JSON,),
     )
 

@@ -7,6 +7,7 @@ code, [ours] published by nobody.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -140,9 +141,10 @@ def megabytes(count: int) -> Decimal:
     return rounded(Decimal(count).scaleb(-6), PLACES)
 
 
+@functools.lru_cache(maxsize=1024)  # the hours and days of every period have 41 at a time
 def stamp(second: int) -> str:
     """`2026-05-26 00:00`, UTC."""
-    return f"{dt.datetime.fromtimestamp(second, dt.UTC):%Y-%m-%d %H:%M}"
+    return dt.datetime.fromtimestamp(second, dt.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _pools(answer: UsageAnswer) -> dict[tuple[int, str], int]:
@@ -288,6 +290,7 @@ EVOMI = Dialect(
             ),
             is_heavy=True,
             light_zones=8,  # half a millisecond
+            steady_s=int(Resolution.HOUR),  # its periods end with the running hour or day
         ),
         Endpoint(
             name="products",

@@ -148,6 +148,18 @@ class Unattributed(NamedTuple):
     newest_ms: int | None
 
 
+class Freshness(NamedTuple):
+    """Up to where the usage of some zones goes.
+
+    `version`: how often it was changed. It never goes back, so the same version of the same zones is the same usage.
+    `newest_ms`: time of their newest counted traffic. `committed_ms`: when usage was last committed, of any zone.
+    """
+
+    version: int
+    newest_ms: int | None
+    committed_ms: int | None
+
+
 class Store(Protocol):
     """Batches in, rollups out. Every implementation obeys the laws 1 to 5 and is tested against `memory`."""
 
@@ -196,8 +208,8 @@ class Store(Protocol):
     def total(self, zone: int, side: Side, span: Span) -> Counters:
         """The sum over a span on 5-minute edges."""
 
-    def newest_ms(self, zones: Sequence[int]) -> int | None:
-        """Time of the newest counted traffic of these zones."""
+    def freshness(self, zones: Sequence[int]) -> Freshness:
+        """Up to where the usage of these zones goes, each named once: all three figures of one moment."""
 
     def committed_ms(self) -> int | None:
         """When usage was last committed."""
@@ -326,6 +338,12 @@ class Endpoint:
     light_zones: int = 0  # of a heavy one: with no more zones than this it is quicker than the way off and back
     media_types: tuple[str, ...] = ("application/json",)  # of a 200; the caller chooses among several
     is_for_operators: bool = False  # an operator's key may ask too, for EVERY_ACCOUNT
+    # While neither usage nor the catalog changes, the same parameters have the same reply within a step of the clock of
+    # this length (from 1970 on), so it may be kept; 0: it may not. It must come of the call's account, parameters and
+    # time, and of a `UsageAnswer` or `SeriesAnswer`, or several.
+    steady_s: int = 0
+    # Of a kept reply that shows when usage was last committed: the same with another such time (reply, shown, now).
+    restamp: Callable[[Reply, int | None, int | None], Reply] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -50,6 +50,17 @@ class ZoneUsage(NamedTuple):
         return self.columns.rows
 
 
+class Basis(NamedTuple):
+    """What an answer rests on: the usage of these zones (their numbers), as of a version that was read before it.
+
+    While `Store.freshness` tells the same version of them, the same question has the same answer, the clock and the
+    catalog being the same.
+    """
+
+    zones: tuple[int, ...]
+    version: int
+
+
 class UsageAnswer(NamedTuple):
     """`newest_ms`: time of the newest counted traffic of these zones, None if none ever.
 
@@ -59,6 +70,7 @@ class UsageAnswer(NamedTuple):
     zones: list[ZoneUsage]
     newest_ms: int | None
     committed_ms: int | None
+    basis: Basis
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +108,7 @@ class SeriesAnswer(NamedTuple):
 
     series: list[Series]
     edges: Sequence[int]
+    basis: Basis
 
     def total(self) -> tuple[Sequence[int], Sequence[int]]:
         """Buckets and values of all zones together; a zone that was named twice counts once."""

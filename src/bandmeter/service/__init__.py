@@ -280,8 +280,17 @@ def asgi() -> Any:
     spoken = (*spoken, native.dialect(parts.reports, parts.catalog, (records.endpoint(taker),)))
     metrics = telemetry.Metrics()
     ready = functools.partial(health, parts)
-    faults = feed.faults if os.environ.get(feeding.SOCKET) else None
-    return build(parts.reports, parts.catalog, spoken, clock_ms, ready, limiter=limiter, metrics=metrics, faults=faults)
+    return build(
+        parts.reports,
+        parts.catalog,
+        spoken,
+        clock_ms,
+        ready,
+        limiter=limiter,
+        metrics=metrics,
+        faults=feed.faults if os.environ.get(feeding.SOCKET) else None,
+        kept_bytes=config.server.kept_bytes,
+    )
 
 
 def health(parts: Parts) -> list[str]:
@@ -375,8 +384,8 @@ def _examine_disk(folder: Path) -> Check:
 def _examine_usage(parts: Parts) -> Iterator[Check]:
     problems = parts.store.check()
     yield Check("usage store", "whole, and its resolutions agree", " ".join(problems))
-    newest = parts.store.newest_ms([zone.number for zone in parts.catalog.zones()])
-    latest = max(newest or 0, parts.store.committed_ms() or 0)
+    fresh = parts.store.freshness([zone.number for zone in parts.catalog.zones()])
+    latest = max(fresh.newest_ms or 0, fresh.committed_ms or 0)
     now = dt.datetime.fromtimestamp(clock_s(), dt.UTC)
     if latest > clock_ms() + AHEAD_MS_MAX:
         yield Check("clock", "", f"It says {now:%F %T} UTC, before the newest usage: set the clock.")

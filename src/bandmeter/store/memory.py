@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import Batch, Hosts, Receipt, Reject, SourceState, Unattributed, overlaps
+from bandmeter.domain.contracts import Batch, Freshness, Hosts, Receipt, Reject, SourceState, Unattributed, overlaps
 from bandmeter.domain.grid import Resolution, Span, floor_to
 from bandmeter.domain.usage import (
     SIDED,
@@ -50,6 +50,7 @@ class MemoryStore:
         self._sources: dict[int, SourceState] = {}
         self._rejects: dict[int, list[Reject]] = defaultdict(list)
         self._newest: dict[int, int] = {}
+        self._changes: dict[int, int] = defaultdict(int)
         self._identities: dict[tuple[str, str], int] = {}
         self._identities_of_day: dict[int, int] = defaultdict(int)
         self._claims: dict[int, tuple[int, Side, str]] = {}
@@ -71,6 +72,8 @@ class MemoryStore:
                 before = self._sources.get(batch.before.number)
                 if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
                     return []
+            for owner in {self._owner(zone) for batch in batches for zone in (*batch.newest_ms, *batch.rows[::WIDTH])}:
+                self._changes[owner] += 1
             return [self._write(batch) for batch in batches]
 
     def _write(self, batch: Batch) -> int:
@@ -89,7 +92,7 @@ class MemoryStore:
             self._add(tuple(batch.rows[start : start + WIDTH]))
         self._add_hosts(batch.hosts)
         for zone, newest_ms in batch.newest_ms.items():
-            owner = self._claims[zone][0] if zone in self._claims else zone
+            owner = self._owner(zone)
             self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
         self._receipts |= {receipt.key: receipt for receipt in batch.receipts}
         self._committed_ms = batch.committed_ms
@@ -119,6 +122,9 @@ class MemoryStore:
     def _has_newcomer(self, batch: Batch) -> bool:
         known = self.find_sources(batch.before.name, batch.after.head)
         return not batch.before.number and any(s.number > batch.considered for s in known)
+
+    def _owner(self, zone: int) -> int:
+        return self._claims[zone][0] if zone in self._claims else zone
 
     def _add(self, row: tuple[int, ...]) -> None:
         if row[0] in self._claims:
@@ -175,8 +181,11 @@ class MemoryStore:
         columns = self.read([zone], side, Resolution.FIVE_MINUTES, span).get(zone, Columns())
         return Counters(*map(sum, columns[2:]))
 
-    def newest_ms(self, zones: Sequence[int]) -> int | None:
-        return max((self._newest[z] for z in zones if z in self._newest), default=None)
+    def freshness(self, zones: Sequence[int]) -> Freshness:
+        with self._lock:
+            version = sum(self._changes.get(zone, 0) for zone in zones)
+            newest_ms = max((self._newest[z] for z in zones if z in self._newest), default=None)
+            return Freshness(version, newest_ms, self._committed_ms)
 
     def committed_ms(self) -> int | None:
         return self._committed_ms
@@ -213,6 +222,7 @@ class MemoryStore:
                 newest_ms = self._newest.pop(number, None)
                 if newest_ms is not None:
                     self._newest[zone.number] = max(newest_ms, self._newest.get(zone.number, newest_ms))
+                self._changes[zone.number] += self._changes.pop(number, 0) > 0
             return moved
 
     def number_ends(self) -> tuple[int, int] | None:

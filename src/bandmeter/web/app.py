@@ -23,7 +23,8 @@ from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply, St
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Key
 from bandmeter.reports import Reports
-from bandmeter.web import body, guard, pages
+from bandmeter.web import body, guard, kept, pages
+from bandmeter.web.kept import Kept
 from bandmeter.web.pages import Faults
 
 if TYPE_CHECKING:
@@ -62,16 +63,18 @@ def build(
     limiter: Limiter | None = None,
     metrics: Metrics | None = None,
     faults: Faults | None = None,
+    kept_bytes: int = 0,
 ) -> ASGIApp:
     """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once.
 
     `faults`: the same of what has to be asked first. Without a `limiter` nothing is limited; without `metrics` nothing
-    is measured, and there is no `/metrics`.
+    is measured, and there is no `/metrics`; `kept_bytes` 0: no reply is kept.
     """
     dialects = tuple(dialects)
     scrape = functools.partial(_scrape, metrics, reports.store) if metrics else None
     rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape, faults=faults)
-    return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics)
+    shelf = Kept(reports.store, kept_bytes) if kept_bytes else None
+    return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics, shelf=shelf)
 
 
 def _scrape(metrics: Metrics, store: Store) -> bytes:
@@ -91,6 +94,7 @@ class _Application:
         *,
         limiter: Limiter | None,
         metrics: Metrics | None,
+        shelf: Kept | None,
     ) -> None:
         self._reports = reports
         self._catalog = catalog
@@ -100,6 +104,7 @@ class _Application:
         self._metrics = metrics
         self._paths, self._patterns = _tables(dialects)
         self._prefixes = [(prefix, dialect) for dialect in dialects for prefix in dialect.prefixes]
+        self._kept = shelf
         self._threads = ThreadPoolExecutor(HEAVY_THREADS, thread_name_prefix="heavy")
         self._waiting = 0
 
@@ -158,23 +163,23 @@ class _Application:
             pairs = guard.read_query(scope["path"], scope["query_string"])
             secret = guard.find_secret(dialect.credentials, scope["headers"], pairs)
             now_ms = self._clock()
-            key = guard.authenticate(self._catalog, secret, now_ms // 1000)
-            limit, is_over = await self._count(dialect, key, now_ms)
+            caller = guard.authenticate(self._catalog, secret, now_ms // 1000)
+            limit, is_over = await self._count(dialect, caller.key, now_ms)
             if is_over:
                 raise BandmeterError(errors.RATE_LIMITED, "Too many requests in this minute.")  # noqa: TRY301 - one exit
-            account = guard.admit(self._catalog, key, endpoint.scope, is_for_operators=endpoint.is_for_operators)
+            account = guard.admit(caller, endpoint.scope, is_for_operators=endpoint.is_for_operators)
             parameters = guard.take(pairs, names, is_strict=dialect.is_strict)
             parameters.update(in_path)
             client = scope.get("client")
             accept = guard.find_accept(scope["headers"]) if len(endpoint.media_types) > 1 else ""
-            call = Call(account, parameters, now_ms, client[0] if client else "", limit=limit, accept=accept, key=key)
+            peer = client[0] if client else ""
+            call = Call(account, parameters, now_ms, peer, limit=limit, accept=accept, key=caller.key)
             if endpoint.body is not None:
                 call = call._replace(body=await body.read(scope["headers"], receive))
-            is_heavy = endpoint.is_heavy and not self._is_small(account, endpoint)
             if endpoint.stream is not None:
                 reply = await endpoint.stream(call, scope["headers"], receive)
             else:
-                reply = await self._answer_in_thread(route, call) if is_heavy else self._answer(endpoint, call)
+                reply = await self._find_or_answer(route, call, caller.version)
         except BandmeterError as error:
             if error.code == errors.UNAVAILABLE:
                 _log.error("unavailable", endpoint=endpoint.name, reason=error.sentence)
@@ -192,18 +197,34 @@ class _Application:
         standing = await self._limiter.hit(rule, now_ms) if self._limiter and rule else None
         return standing or (None, False)
 
+    async def _find_or_answer(self, route: _Route, call: Call, catalog: int) -> Reply:
+        """The kept reply where it is right, else a new one; `catalog`: the catalog's version before all else."""
+        dialect, endpoint, _ = route
+        shelf = self._kept if endpoint.steady_s else None
+        key = kept.key_of(dialect.name, endpoint, call) if shelf else ()
+        found = shelf.find(key, endpoint, catalog) if shelf else None
+        if found:
+            return found
+        if not endpoint.is_heavy or self._is_small(call.account, endpoint):
+            answer, reply = self._answer(endpoint, call)
+        else:
+            answer, reply = await self._answer_in_thread(route, call)
+        if shelf:
+            shelf.keep(key, catalog, answer, reply)
+        return reply
+
     def _is_small(self, account: Account, endpoint: Endpoint) -> bool:
         most = endpoint.light_zones
         return most > 0 and len(self._catalog.zones(account.id)) <= most
 
-    def _answer(self, endpoint: Endpoint, call: Call) -> Reply:
+    def _answer(self, endpoint: Endpoint, call: Call) -> tuple[Any, Reply]:
         question = endpoint.parse(call)
         answer: Any = None if question is None else self._reports.answer(question)
-        return endpoint.render(call, question, answer)
+        return answer, endpoint.render(call, question, answer)
 
-    async def _answer_in_thread(self, route: _Route, call: Call) -> Reply:
+    async def _answer_in_thread(self, route: _Route, call: Call) -> tuple[Any, Reply]:
         if self._waiting >= HEAVY_WAITING_MAX:  # not raised, so that no line is logged for each
-            return route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
+            return None, route.dialect.render_error(BandmeterError(errors.UNAVAILABLE, "Too many requests wait."))
         self._waiting += 1
         try:
             loop = asyncio.get_running_loop()

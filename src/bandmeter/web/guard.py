@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import EVERY_ACCOUNT
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.tenancy import Account, Key, Scope
+from bandmeter.domain.tenancy import Account, Scope
 
 if TYPE_CHECKING:
-    from bandmeter.catalog import Catalog
+    from bandmeter.catalog import Caller, Catalog
 
 URL_BYTES_MAX = 8_192  # path and query; what every proxy and CDN in front lets through, and 15 times our longest
 PARAMETERS_MAX = 32  # of one query; no endpoint takes a third of that
@@ -100,26 +100,23 @@ def find_accept(headers: Headers) -> str:
     return ",".join(value.decode("latin-1") for name, value in headers if name == b"accept")
 
 
-def authenticate(catalog: Catalog, secret: str, now_s: int) -> Key:
-    """The key that was sent; raises `key_invalid`."""
+def authenticate(catalog: Catalog, secret: str, now_s: int) -> Caller:
+    """Who sent the key; raises `key_invalid`."""
     if len(secret) > SECRET_LENGTH_MAX:
         raise BandmeterError(errors.KEY_INVALID, "The key is unknown.")
     return catalog.authenticate(secret, now_s)
 
 
-def admit(catalog: Catalog, key: Key, scope: Scope, *, is_for_operators: bool = False) -> Account:
+def admit(caller: Caller, scope: Scope, *, is_for_operators: bool = False) -> Account:
     """The account that the key speaks for, suspended or not; EVERY_ACCOUNT for an operator's key.
 
-    Raises `key_invalid`, or `scope_missing` when the key may not do this: an operator's key stands above accounts and
-    speaks for none, so most endpoints have no use for it.
+    Raises `scope_missing` when the key may not do this: an operator's key stands above accounts and speaks for none, so
+    most endpoints have no use for it.
     """
-    if scope not in _GRANTS[key.scope]:
+    if scope not in _GRANTS[caller.key.scope]:
         raise BandmeterError(errors.SCOPE_MISSING, f"The key lacks the scope {scope}.")
-    if key.account is None:
+    if caller.account is None:
         if is_for_operators:
             return EVERY_ACCOUNT
         raise BandmeterError(errors.SCOPE_MISSING, "An operator's key speaks for no account: use an account's key.")
-    account = catalog.account(key.account)
-    if account is None:
-        raise BandmeterError(errors.KEY_INVALID, "The key's account is gone.")
-    return account
+    return caller.account

@@ -15,6 +15,7 @@ from bandmeter.dialects.brightdata.wire import (
     Moment,
     back_buckets,
     both,
+    encode,
     iso,
     iso_ms,
     read_date,
@@ -209,11 +210,21 @@ def _render(call: Call, question: Any, answer: UsageAnswer) -> Reply:
         "from": iso(span.start),
         "to": iso(span.end),
         "data": data,
-        "last_value_ts": None if answer.newest_ms is None else iso_ms(answer.newest_ms),
-        "last_update_ts": None if answer.committed_ms is None else iso_ms(answer.committed_ms),
+        "last_value_ts": _stamp(answer.newest_ms),
+        "last_update_ts": _stamp(answer.committed_ms),
         "sums": {zone: _sums(numbers, span, buckets) for zone, numbers in data.items()},
     }
     return reply({customer: body})
+
+
+def _stamp(ms: int | None) -> str | None:
+    return None if ms is None else iso_ms(ms)
+
+
+def _restamp(reply: Reply, shown_ms: int | None, now_ms: int | None) -> Reply:
+    """With another `last_update_ts`; that of `details` has none. Its value tells it from a zone of that name."""
+    before, after = (b'"last_update_ts":' + encode(_stamp(ms)) for ms in (shown_ms, now_ms))
+    return reply._replace(body=reply.body.replace(before, after, 1))
 
 
 def _render_details(call: Call, question: Any, answer: UsageAnswer) -> Reply:
@@ -270,6 +281,8 @@ BANDWIDTH = (
         schema=_SCHEMA,
         parameters=(ZONE, FROM, TO, _DETAILS),
         errors=(errors.ZONE_UNKNOWN,),
+        steady_s=DAY,
+        restamp=_restamp,
     ),
     Endpoint(
         name="customer_bw",
@@ -280,5 +293,7 @@ BANDWIDTH = (
         schema=_SCHEMA,
         parameters=(FROM, TO, _DETAILS),
         is_heavy=True,
+        steady_s=DAY,
+        restamp=_restamp,
     ),
 )

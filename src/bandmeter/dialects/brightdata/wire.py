@@ -17,7 +17,7 @@ from bandmeter.domain.grid import Resolution, Span, ceil_to, day_start, floor_to
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
 from bandmeter.domain.tenancy import ZONE_NAME
 
-_ENCODE = msgspec.json.Encoder(decimal_format="number").encode
+encode = msgspec.json.Encoder(decimal_format="number").encode
 DAY = int(Resolution.DAY)
 SPAN_DAYS_MAX = SPAN_SECONDS_MAX // DAY
 
@@ -29,7 +29,7 @@ def both(path: str) -> tuple[str, ...]:
 
 def reply(body: Any) -> Reply:
     """A success. No x-brd-error or x-luminati-error, which clients take as failure even empty."""
-    return Reply(_ENCODE(body))
+    return Reply(encode(body))
 
 
 # ---------------------------------------------------------------- errors
@@ -180,7 +180,7 @@ def today_of(call: Call) -> int:
 
 def iso_ms(ms: int) -> str:
     """ISO 8601 with milliseconds and Z."""
-    return f"{dt.datetime.fromtimestamp(ms // 1000, dt.UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+    return f"{dt.datetime.fromtimestamp(ms // 1000, dt.UTC).isoformat()[:19]}.{ms % 1000:03}Z"
 
 
 @functools.lru_cache(maxsize=1024)  # edges of days, of which a window of 800 days around now has about as many

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bandmeter.domain import errors, grid, usage
-from bandmeter.domain.contracts import Batch, Receipt, Reject, SourceState, Unattributed
+from bandmeter.domain.contracts import Batch, Freshness, Receipt, Reject, SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
@@ -57,6 +57,12 @@ def _select_series(side: Side, resolution: Resolution, measure: Measure, *, is_f
     )
 
 
+# Of all zones together: no zone's count goes back, so equal sums are equal counts. In one statement, so of one moment.
+_FRESHNESS = (
+    "SELECT coalesce(sum(changes), 0), max(newest_ms), (SELECT committed_ms FROM state) "
+    "FROM json_each(?) JOIN freshness ON zone = value"
+)
+_ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
 _SERIES = {
@@ -199,11 +205,11 @@ class SqliteStore:
                     [zone.number, zone.side, zone.network, number],
                 )
                 rows = writing.take_rows(db, number, side, zone)
-                writing.add_rows(db, rows)
+                zones = writing.add_rows(db, rows)
                 first = usage.ROW.index(usage.SIDE_COLUMNS[zone.side][0])
                 moved = moved.plus(Counters(*(int(rows[:, first + i].sum()) for i in range(len(ZERO)))))
-                for (newest_ms,) in db.execute("DELETE FROM newest WHERE zone = ? RETURNING newest_ms", [number]):
-                    writing.add_newest(db, {zone.number: newest_ms})
+                for (ms,) in db.execute("DELETE FROM freshness WHERE zone = ? RETURNING newest_ms", [number]):
+                    writing.note_change(db, zones, {} if ms is None else {zone.number: ms})
             return moved
 
     # ------------------------------------------------------------ reading
@@ -256,11 +262,10 @@ class SqliteStore:
                 total = total.plus(Counters(*row))
         return total
 
-    def newest_ms(self, zones: Sequence[int]) -> int | None:
-        db = self._reader
+    def freshness(self, zones: Sequence[int]) -> Freshness:
         with _AVAILABLE:
-            found = [db.execute("SELECT newest_ms FROM newest WHERE zone = ?", (zone,)).fetchone() for zone in zones]
-        return max((row[0] for row in found if row), default=None)
+            found = self._reader.execute(_FRESHNESS, (_ENCODE(zones).decode(),)).fetchone()
+        return Freshness._make(found)
 
     def committed_ms(self) -> int | None:
         committed_ms: int | None = self._reader.execute("SELECT committed_ms FROM state").fetchone()[0]
@@ -282,7 +287,7 @@ class SqliteStore:
     def unattributed(self) -> list[Unattributed]:
         sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.ROW_COUNTERS)
         rows = self._reader.execute(
-            f"SELECT i.number, i.identity, i.side, {sums}, (SELECT newest_ms FROM newest n WHERE n.zone = i.number) "
+            f"SELECT i.number, i.identity, i.side, {sums}, (SELECT newest_ms FROM freshness f WHERE f.zone = i.number) "
             "FROM identity i LEFT JOIN usage_day u ON u.zone = i.number WHERE i.zone IS NULL GROUP BY i.number",
         )
         waiting = [Unattributed(r[0], r[1], r[2], Counters(*r[3:7]), Counters(*r[7:11]), r[11]) for r in rows]

@@ -17,6 +17,8 @@ _USAGE_TABLE = (
     + ", ".join(f"{column} INTEGER NOT NULL DEFAULT 0" for column in usage.ROW_COUNTERS)
     + f", PRIMARY KEY ({', '.join(usage.ROW_KEY)})) STRICT, WITHOUT ROWID"
 )
+# `changes`: in how many transactions the zone's rows or `newest_ms` changed, by which a kept answer is known as right.
+FRESHNESS = "CREATE TABLE freshness (zone INTEGER PRIMARY KEY, newest_ms INTEGER, changes INTEGER NOT NULL) STRICT"
 SCHEMA = (
     *(_USAGE_TABLE.format(table=table) for table in TABLES.values()),
     """CREATE TABLE source (
@@ -42,7 +44,7 @@ SCHEMA = (
     """CREATE TABLE receipt (
         key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
     "CREATE INDEX receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",
-    "CREATE TABLE newest (zone INTEGER PRIMARY KEY, newest_ms INTEGER NOT NULL) STRICT",
+    FRESHNESS,
     "CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 1), committed_ms INTEGER) STRICT",
     "INSERT INTO state VALUES (1, NULL)",
 )

@@ -65,8 +65,7 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
         if batch.receipts:
             _keep_receipts(db, batch.receipts, batch.committed_ms // 1000)
     rows, newest_ms = _redirect_claimed(db, batches)
-    add_rows(db, rows)
-    add_newest(db, newest_ms)
+    note_change(db, add_rows(db, rows), newest_ms)
     hosts.add(db, [batch.hosts for batch in batches])
     db.execute("UPDATE state SET committed_ms = ?", [batches[-1].committed_ms])
     return numbers
@@ -121,18 +120,19 @@ def _redirect_claimed(db: sqlite3.Connection, batches: Sequence[Batch]) -> tuple
     return rows, newest_ms
 
 
-def add_rows(db: sqlite3.Connection, rows: Any) -> None:
-    """Add 5-minute rows (Unix seconds, any order, keys may repeat) to all three tables."""
+def add_rows(db: sqlite3.Connection, rows: Any) -> set[int]:
+    """Add 5-minute rows (Unix seconds, any order, keys may repeat) to all three tables; the numbers of their zones."""
     # A counter that is 0 in the whole batch, as the client's are where a log has only the target's, is left out.
     used = [i for i in range(KEY_WIDTH, WIDTH) if rows[:, i].any()]
     if not used:
-        return
+        return set(rows[:, 0].tolist())
     rows, finer = rows[:, [*range(KEY_WIDTH), *used]], 1
     for resolution in Resolution:
         rows[:, 1] //= resolution // finer
         finer = int(resolution)
         rows = _fold(rows)
         _add_folded(db, TABLES[resolution], tuple(usage.ROW[i] for i in used), rows)
+    return set(rows[:, 0].tolist())  # few by now: one a day and kind of traffic
 
 
 def _fold(rows: Any) -> Any:
@@ -157,11 +157,15 @@ def _add_folded(db: sqlite3.Connection, table: str, counters: tuple[str, ...], r
         db.execute(_upsert(table, counters, len(part)), part.ravel().tolist())
 
 
-def add_newest(db: sqlite3.Connection, newest_ms: dict[int, int]) -> None:
-    """Keep the later of what is there and what came, by zone number."""
+def note_change(db: sqlite3.Connection, zones: set[int], newest_ms: dict[int, int]) -> None:
+    """Count one change of each zone that got rows or a newest time; keep the later of what is there and what came.
+
+    Law of kept answers: whatever changes a zone's rows calls this in the same transaction.
+    """
     db.executemany(
-        "INSERT INTO newest VALUES (?, ?) ON CONFLICT DO UPDATE SET newest_ms = max(newest_ms, excluded.newest_ms)",
-        sorted(newest_ms.items()),
+        "INSERT INTO freshness VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET changes = changes + 1, newest_ms = "
+        "max(coalesce(newest_ms, excluded.newest_ms), coalesce(excluded.newest_ms, newest_ms))",
+        [(zone, newest_ms.get(zone)) for zone in sorted(zones | newest_ms.keys())],
     )
 
 
