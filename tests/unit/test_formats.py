@@ -156,6 +156,7 @@ def test_functions(sql, function, values, expected):
 # format → its example's owner, time, and (requests, successes, up, down) at the target and at the client
 EXAMPLES = {
     "jsonl": (("acme", "res2"), 1_795_154_400_250, (1, 1, 512, 20480), None),
+    "cloudevents": (("acme", "res2"), 1_795_154_400_250, (1, 0, 512, 20480), None),
     "squid": (("acme", "res2"), 1_795_307_202_616, (1, 1, 245, 1292), (1, 1, 245, 1292)),
     "nginx": (("acme", "shop.test"), 1_795_307_654_781, (1, 1, 96, 1159), (1, 1, 102, 1188)),
     "haproxy": (("acme", "res2"), 1_795_307_459_248, (1, 1, 240, 1251), (1, 1, 240, 1251)),
