@@ -142,8 +142,7 @@ class Server:
         if not head.format:
             return wire.Answer(body=self._status())
         if self._held_posts >= HELD_POSTS_MAX or self._held_bytes + content_bytes > HELD_BYTES_MAX:
-            while content_bytes:
-                content_bytes -= len(await reader.read(min(content_bytes, STREAM_BYTES)))
+            await _skip(reader, content_bytes)
             return wire.Answer(
                 code=errors.OVERLOADED, sentence="More is sent than can be counted: send it again later."
             )
