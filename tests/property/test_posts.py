@@ -245,6 +245,41 @@ def test_another_body_under_a_used_key_or_number_is_refused(tmp_path):
         assert store.total(1, Side.TARGET, posts_span()).bytes_up == 2
 
 
+class Failing(MemoryStore):
+    """Fails at the writes that it is told to, after the first that has several bodies of one source."""
+
+    def __init__(self, error, at):
+        super().__init__()
+        self.error, self.at, self.writes = error, at, 0
+
+    def write_together(self, batches):
+        self.writes += 1
+        if self.writes in self.at:
+            raise self.error
+        return super().write_together(batches)
+
+
+@pytest.mark.parametrize("error", [BandmeterError("unavailable", "The disk is full."), ValueError("odd")])
+def test_what_was_counted_is_not_counted_again_when_what_follows_fails(tmp_path, error):
+    """Bodies with one key are counted one after the other: when the second cannot be, the first ones are told so."""
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    plain, one, two = (Post(JSONL, body.encode() + b"\n", Caller(), "s", seq) for seq in (None, 1, 2))
+    with poster(tmp_path, Failing(error, {2})) as (counter, store):
+        answers = counter.count([plain, one, plain, two])
+        assert [a["counted"] for a in answers[:3]] == [1, 1, 1]
+        assert answers[3].code == ("unavailable" if isinstance(error, BandmeterError) else "failure")
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == 3
+
+
+def test_a_body_that_cannot_be_counted_harms_no_neighbour(tmp_path):
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    sent = [Post(JSONL, body.encode() + b"\n", Caller(), f"s{n}") for n in range(4)]
+    with poster(tmp_path, Failing(ValueError("odd"), {1, 3})) as (counter, store):
+        answers = counter.count(sent)
+        assert [isinstance(a, BandmeterError) for a in answers] == [False, True, False, False]
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == 3
+
+
 def test_a_body_of_nothing_but_rejects(tmp_path):
     """Is read in parts, so that explaining them takes bounded memory; each keeps its own line."""
     monkey = random.Random(5)

@@ -11,7 +11,9 @@ from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import structlog
 
+from bandmeter import telemetry
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import NO_HOSTS, Batch, Receipt, Reject, SourceState
 from bandmeter.domain.errors import BandmeterError
@@ -37,6 +39,7 @@ REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than a
 ERRORS_SHOWN_MAX = 100  # of one body; all are kept
 REJECTS_MAX = 10_000  # that are explained at once, each some 2 KB
 TRIES_MAX = 10  # of a commit that another process was faster with
+_log = structlog.get_logger(__name__)
 
 
 class Post(NamedTuple):
@@ -103,9 +106,25 @@ class Poster:
         waiting = list(range(len(posts)))
         while waiting:
             now, later = _first_of_each(posts, waiting)
-            answers |= zip(now, self._count_apart([posts[n] for n in now]), strict=True)
+            answers |= zip(now, self._count_each([posts[n] for n in now]), strict=True)
             waiting = later
         return [answers[n] for n in range(len(posts))]
+
+    def _count_each(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
+        """As `_count_apart`; when a body makes that fail, one after the other, so that none harms its neighbours.
+
+        Nothing of what failed is counted: the bodies share one transaction.
+        """
+        try:
+            return self._count_apart(posts)
+        except BandmeterError as error:
+            if len(posts) == 1 or error.code == errors.UNAVAILABLE:
+                return [error] * len(posts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the senders are told and the process goes on
+            if len(posts) == 1:
+                _log.error("a body could not be counted", error=type(error).__name__, frames=telemetry.frames(error))
+                return [BandmeterError(errors.FAILURE, "The server failed.")]
+        return [answer for post in posts for answer in self._count_each([post])]
 
     def _count_apart(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
         """Count bodies of which none has another's number or key."""
