@@ -322,3 +322,18 @@ def test_an_expression_of_a_user_stops_no_batch(meter):
     meter.feed("\n".join([*lines, ""]).encode(), mine)
     assert [r.line for r in meter.rejects()] == [2, 3, 4, 5]
     assert meter.total(meter.zones[1]) == (2, 0, 27_000_000_000, 45)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "outcomes"),
+    [
+        (("time",), ("1795132800",), Outcomes(1, unattributed=1)),
+        (("time", "account", "zone"), ("1795132800", "acme", "res"), Outcomes(1, counted=1)),
+        (("time", "zone"), ("1795132800", "res"), Outcomes(1, rejected=1)),
+        (("time", "account"), ("1795132800", "acme"), Outcomes(1, rejected=1)),
+        (("time", "account", "identity"), ("1795132800", "-", "shop.test"), Outcomes(1, counted=1)),
+    ],
+)
+def test_a_table_may_lack_what_says_whose_it_is(meter, columns, values, outcomes):
+    lines = ["\t".join((*columns, "bytes_up", "bytes_down")), "\t".join((*values, "1", "2"))]
+    assert meter.feed("\n".join([*lines, ""]).encode(), "tsv").outcomes == outcomes
