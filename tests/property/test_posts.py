@@ -133,6 +133,18 @@ LINES = st.one_of(
     st.one_of(PLAIN, ANY).map(lambda record: json.dumps(record).encode()),
     PLAIN.map(lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()),
     st.sampled_from(
+        [
+            b'{"time":1795132800,"identity":"cust-acme-zone-res","bytes_up":1,"bytes_up":5,"bytes_down":2}',
+            b'{"time":1795132800,"account":"acme","zone":"res","zone":null,"bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"zone":null,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"x":"\\"time\\"","time":5,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2,"x":'
+            + b"[" * 5_000
+            + b"]" * 5_000
+            + b"}",
+        ]
+    ),
+    st.sampled_from(
         [b"", b"{}", b"5", b"[]", b"{", b'{"time":1}{"time":2}', b"null", b"\xff", b"\0", b"{}\r", b" {} "]
     ),
 )
