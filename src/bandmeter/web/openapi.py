@@ -34,6 +34,7 @@ _MEANINGS = {
     errors.MEDIA_TYPE_UNKNOWN: "The body is of a type that is not read here.",
     errors.OUT_OF_ORDER: "The body's number is beyond the next one; `expected` is that.",
     errors.KEY_REUSED: "The key or number was used with another body.",
+    errors.SUM_TOO_LARGE: "A sum would pass 64 bits, so a number in the body is wrong: nothing was counted.",
     errors.OVERLOADED: "More is sent than can be counted: send it again.",
     errors.ZONE_UNKNOWN: "The account has no such zone.",
     errors.ACCOUNT_UNKNOWN: "There is no such account, or it is not the key's.",
