@@ -306,3 +306,43 @@ def test_a_body_of_nothing_but_rejects(tmp_path):
     assert len(answer["errors"]) == posts.ERRORS_SHOWN_MAX
     assert [reject.line for reject in rejects] == [n + 1 for n, line in enumerate(lines) if line is not good]
     assert [reject.text for reject in rejects] == [line for line in lines if line is not good]
+
+
+def test_a_key_is_of_one_sender(tmp_path):
+    """Two sources, and two accounts, never meet in a key: each has counted its own body only."""
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    post = Post(JSONL, body.encode() + b"\n", Caller(), "s", key="k")
+    others = [post._replace(source="t"), post._replace(caller=Caller("acme", is_restricted=True))]
+    with poster(tmp_path) as (counter, _):
+        assert [a["counted"] for a in counter.count([post, *others])] == [1, 1, 1]
+        assert [a["duplicate"] for a in counter.count([post, *others])] == [1, 1, 1]
+        assert len(counter._tools.store.sources()) == 3
+
+
+def test_an_account_has_so_many_sources_and_no_more(tmp_path, monkeypatch):
+    """Names cannot fill the store; those that are there go on, and so does the operator."""
+    monkeypatch.setattr(posts, "SOURCES_MAX", 3)
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    acme = Caller("acme", is_restricted=True)
+    store = MemoryStore()
+    for sources in (("1", "2"), ("2", "3"), ("4",), ("5", "6"), ("3",)):
+        with poster(tmp_path, store) as (counter, _):
+            sent = [Post(JSONL, body.encode() + b"\n", acme, source) for source in sources]
+            codes = [getattr(answer, "code", "") for answer in counter.count(sent)]
+            assert codes == ["" if int(source) <= 3 else "parameter_invalid" for source in sources]
+            assert counter.count([Post(JSONL, body.encode() + b"\n", Caller(), sources[0])])[0]["counted"] == 1
+
+
+def test_sums_beyond_64_bits_are_the_senders_mistake(tmp_path):
+    """Of one body, or with what is stored; nothing of it is counted, and the others are."""
+    record = {"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 0, "bytes_down": 2**50}
+    line = json.dumps(record).encode() + b"\n"
+    small, half, over = (Post(JSONL, line * times, Caller(), "s") for times in (1, 5_000, 9_000))
+    store = SqliteStore(tmp_path / "usage.db")
+    with contextlib.closing(store), poster(tmp_path, store) as (counter, _):
+        for sent, expected in (([small, over, small], [1, 0, 1]), ([half, half, small], [5_000, 0, 1])):
+            answers = counter.count(sent)
+            assert [0 if isinstance(a, BandmeterError) else a["counted"] for a in answers] == expected
+            assert answers[1].code == "sum_too_large"
+        assert store.total(1, Side.TARGET, posts_span()).bytes_down == 5_003 * 2**50
+        assert store.check() == []
