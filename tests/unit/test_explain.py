@@ -134,7 +134,7 @@ def test_the_edges_of_a_status(meter, status, is_good):
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])
-def test_who_speaks_for_one_account_is_told_nothing_of_others(tmp_path, named, field, reason, detail, exists):
+def test_who_speaks_for_one_account_is_told_nothing_of_others(tmp_path, named, field, reason, *, detail, exists):
     """The same of a zone and an identity that another account has, and of those that nobody has."""
     zones = [Zone(1, "acme", "res")] + [Zone(2, "other", "res", identities=("bob",)), Zone(3, "other", "no")] * exists
     record = {"time": 1_795_132_800, "bytes_up": 1, "bytes_down": 1} | named
