@@ -104,9 +104,9 @@ def _operation(dialect: Dialect, endpoint: Endpoint, number: int) -> dict[str, A
     }
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.body}}}
-    if endpoint.request_media_types:
-        content = {media_type: {"schema": {"type": "string"}} for media_type in endpoint.request_media_types}
-        operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.bodies:
+        content = {media_type: {"schema": schema} for media_type, schema in endpoint.bodies.items()}
+        operation["requestBody"] = {"required": False, "content": content}
     return operation
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +24,9 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
 from bandmeter.ingest import bodies, wire
 from bandmeter.ingest.bodies import BODY_BYTES_MAX
+from bandmeter.web import taken
 from bandmeter.web.feed import Feed
+from bandmeter.web.guard import VALUE_LENGTH_MAX
 from bandmeter.web.native import problems
 
 RECORDS_MAX = 250_000  # of a body: should all be rejected, their explanations take 75 MB
@@ -37,6 +40,7 @@ NAME_LENGTH_MAX = 128  # of a source or a key
 SEQ_MAX = 2**53  # where JSON's numbers stop being whole everywhere
 _DEFAULT_SOURCE = "posts"
 _COUNTS = list(Outcomes._fields)
+_NAMES = re.compile("[!-~]([ -~]*[!-~])?")
 
 Headers = Iterable[tuple[bytes, bytes]]
 Receive = Callable[[], Any]
@@ -53,8 +57,8 @@ class Taker:
         """Count a body; raises what `problems.render_error` renders."""
         named = _named(headers)
         asked = call.parameters.get("format")
-        if asked == "":
-            raise BandmeterError(errors.PARAMETER_INVALID, "format takes the name of a format.")
+        if "" in (asked, call.parameters.get("columns")):
+            raise BandmeterError(errors.PARAMETER_INVALID, "format and columns take names, or are not sent.")
         format_name, shape = bodies.find(named.get(b"content-type", ""), asked or "")
         log_format = self._known(format_name, errors.PARAMETER_INVALID if asked else errors.MEDIA_TYPE_UNKNOWN)
         head = _head(call, named, log_format)
@@ -166,17 +170,15 @@ def _too_large() -> BandmeterError:
 
 
 def _head(call: Call, named: Mapping[bytes, str], log_format: Format) -> wire.Head:
-    source, seq = call.parameters.get("source"), call.parameters.get("seq")
-    if source is not None and not 1 <= len(source) <= NAME_LENGTH_MAX:
-        raise BandmeterError(errors.PARAMETER_INVALID, f"source takes 1 to {NAME_LENGTH_MAX} characters.")
+    source, seq, key = call.parameters.get("source"), call.parameters.get("seq"), named.get(b"idempotency-key")
+    for name, text in (("source", source), ("Idempotency-Key", key)):
+        if text is not None and not (len(text) <= NAME_LENGTH_MAX and _NAMES.fullmatch(text)):
+            sentence = f"{name} takes 1 to {NAME_LENGTH_MAX} printable ASCII characters, no blank around them."
+            raise BandmeterError(errors.PARAMETER_INVALID, sentence)
     if seq is not None and not (seq.isascii() and seq.isdigit() and len(seq) <= 16 and 1 <= int(seq) <= SEQ_MAX):  # noqa: PLR2004 - digits of SEQ_MAX
         raise BandmeterError(errors.PARAMETER_INVALID, f"seq takes a whole number from 1 to {SEQ_MAX}.")
     if seq is not None and not source:
         raise BandmeterError(errors.PARAMETER_MISSING, "seq counts the bodies of a source: name it with source.")
-    key = named.get(b"idempotency-key")
-    if key is not None and not (1 <= len(key) <= NAME_LENGTH_MAX and key.isascii() and key.isprintable()):
-        sentence = f"Idempotency-Key takes 1 to {NAME_LENGTH_MAX} printable ASCII characters."
-        raise BandmeterError(errors.PARAMETER_INVALID, sentence)
     columns = tuple(call.parameters["columns"].split(",")) if call.parameters.get("columns") else ()
     is_operator = call.account is EVERY_ACCOUNT
     return wire.Head(
@@ -222,12 +224,9 @@ _SCHEMA = _RESULT | {
     "properties": _RESULT["properties"]
     | {"first": _RESULT | {"description": "Of a duplicate: the answer that it got when it was counted."}}
 }
+_NAME = {"type": "string", "pattern": f"^{_NAMES.pattern}$", "minLength": 1, "maxLength": NAME_LENGTH_MAX}
 PARAMETERS = (
-    Parameter(
-        "source",
-        {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH_MAX},
-        "Who sends: counted under this name, and numbered by `seq`.",
-    ),
+    Parameter("source", _NAME, "Who sends: counted under this name, and numbered by `seq`."),
     Parameter(
         "seq",
         {"type": "integer", "minimum": 1, "maximum": SEQ_MAX},
@@ -238,9 +237,10 @@ PARAMETERS = (
     ),
     Parameter(
         "columns",
-        {"type": "string", "maxLength": 2_048},
+        {"type": "string", "minLength": 1, "maxLength": VALUE_LENGTH_MAX},
         "Of a table without a header line: its columns, comma-separated.",
     ),
+    Parameter("Idempotency-Key", _NAME, "What makes the body the same batch when it is sent again.", where="header"),
 )
 ERRORS = (
     errors.BODY_TOO_LARGE,
@@ -265,7 +265,7 @@ def endpoint(taker: Taker | None) -> Endpoint:
         render=_not_rendered,
         schema=_SCHEMA,
         parameters=PARAMETERS,
-        request_media_types=tuple(bodies.MEDIA_TYPES),
+        bodies=taken.BODIES,
         stream=taker.take if taker else None,
         method="POST",
         scope=Scope.INGEST,
