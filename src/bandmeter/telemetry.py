@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, TextIO
 
@@ -27,6 +28,11 @@ SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)  # 
 def redact(text: str) -> str:
     """`text` with every key cut to its public id."""
     return SECRET.sub(r"\1…", text)
+
+
+def frames(error: BaseException) -> list[str]:
+    """Where it broke, without what it said or held: a message or a local may quote a key, a query or a record."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _drop_secrets(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections import Counter
 
 import pytest
 import schemathesis
-from schemathesis.engine import events, from_schema
+from examination import examine
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER
 
 from bandmeter.catalog import Catalog
@@ -26,7 +25,6 @@ from bandmeter.web import native
 from bandmeter.web.app import build
 
 NOW_S = 1669116932  # 2022-11-22T11:35:32Z
-SEED = 20221122
 EXAMPLES = 25  # of each operation and phase
 SOURCE = SourceState(0, "t", "jsonl", "", b"", 0, b"", 0, "", usage.Outcomes(), None, None, "")
 
@@ -82,32 +80,10 @@ def mend(case) -> None:
             query[name] = known
 
 
-def run(app, headers) -> tuple[list[str], dict[str, Counter[int]], int]:
-    """Run every phase; what failed, how often each operation gave each status, and how many operations there are."""
-    config = schemathesis.Config(seed=SEED)
-    project = config.projects.default
-    project.headers = headers
-    project.continue_on_failure = True
-    project.generation.max_examples = EXAMPLES
-    project.generation.deterministic = True
-    project.generation.database = "none"
-    api = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
-    failures: list[str] = []
-    statuses: dict[str, Counter[int]] = {}
-    for event in from_schema(api).execute():
-        if isinstance(event, events.NonFatalError | events.FatalError):
-            failures.append(str(getattr(event, "value", None) or event.exception))
-        if isinstance(event, events.EngineFinished):
-            failures += [str(failure) for failure in event.failures]
-        if isinstance(event, events.ScenarioFinished):
-            for case_id, checks in event.recorder.checks.items():
-                failed = [check for check in checks if check.failure_info]
-                failures += [f"{check.failure_info.failure}\n{check.failure_info.code_sample}" for check in failed]
-                interaction = event.recorder.interactions.get(case_id)
-                if interaction and interaction.response:
-                    counted = statuses.setdefault(event.recorder.cases[case_id].value.operation.label, Counter())
-                    counted[interaction.response.status_code] += 1
-    return failures, statuses, api.statistic.operations.total
+def run(app, headers):
+    return examine(
+        lambda config: schemathesis.openapi.from_asgi("/openapi.json", app, config=config), headers, EXAMPLES
+    )
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["account", "operator"])

@@ -133,6 +133,18 @@ LINES = st.one_of(
     st.one_of(PLAIN, ANY).map(lambda record: json.dumps(record).encode()),
     PLAIN.map(lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()),
     st.sampled_from(
+        [
+            b'{"time":1795132800,"identity":"cust-acme-zone-res","bytes_up":1,"bytes_up":5,"bytes_down":2}',
+            b'{"time":1795132800,"account":"acme","zone":"res","zone":null,"bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"zone":null,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"x":"\\"time\\"","time":5,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"account":"acme","zone":"res","bytes_up":1,"bytes_down":2,"x":'
+            + b"[" * 5_000
+            + b"]" * 5_000
+            + b"}",
+        ]
+    ),
+    st.sampled_from(
         [b"", b"{}", b"5", b"[]", b"{", b'{"time":1}{"time":2}', b"null", b"\xff", b"\0", b"{}\r", b" {} "]
     ),
 )
@@ -245,6 +257,41 @@ def test_another_body_under_a_used_key_or_number_is_refused(tmp_path):
         assert store.total(1, Side.TARGET, posts_span()).bytes_up == 2
 
 
+class Failing(MemoryStore):
+    """Fails at the writes that it is told to, after the first that has several bodies of one source."""
+
+    def __init__(self, error, at):
+        super().__init__()
+        self.error, self.at, self.writes = error, at, 0
+
+    def write_together(self, batches):
+        self.writes += 1
+        if self.writes in self.at:
+            raise self.error
+        return super().write_together(batches)
+
+
+@pytest.mark.parametrize("error", [BandmeterError("unavailable", "The disk is full."), ValueError("odd")])
+def test_what_was_counted_is_not_counted_again_when_what_follows_fails(tmp_path, error):
+    """Bodies with one key are counted one after the other: when the second cannot be, the first ones are told so."""
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    plain, one, two = (Post(JSONL, body.encode() + b"\n", Caller(), "s", seq) for seq in (None, 1, 2))
+    with poster(tmp_path, Failing(error, {2})) as (counter, store):
+        answers = counter.count([plain, one, plain, two])
+        assert [a["counted"] for a in answers[:3]] == [1, 1, 1]
+        assert answers[3].code == ("unavailable" if isinstance(error, BandmeterError) else "failure")
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == 3
+
+
+def test_a_body_that_cannot_be_counted_harms_no_neighbour(tmp_path):
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    sent = [Post(JSONL, body.encode() + b"\n", Caller(), f"s{n}") for n in range(4)]
+    with poster(tmp_path, Failing(ValueError("odd"), {1, 3})) as (counter, store):
+        answers = counter.count(sent)
+        assert [isinstance(a, BandmeterError) for a in answers] == [False, True, False, False]
+        assert store.total(1, Side.TARGET, posts_span()).bytes_up == 3
+
+
 def test_a_body_of_nothing_but_rejects(tmp_path):
     """Is read in parts, so that explaining them takes bounded memory; each keeps its own line."""
     monkey = random.Random(5)
@@ -259,3 +306,43 @@ def test_a_body_of_nothing_but_rejects(tmp_path):
     assert len(answer["errors"]) == posts.ERRORS_SHOWN_MAX
     assert [reject.line for reject in rejects] == [n + 1 for n, line in enumerate(lines) if line is not good]
     assert [reject.text for reject in rejects] == [line for line in lines if line is not good]
+
+
+def test_a_key_is_of_one_sender(tmp_path):
+    """Two sources, and two accounts, never meet in a key: each has counted its own body only."""
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    post = Post(JSONL, body.encode() + b"\n", Caller(), "s", key="k")
+    others = [post._replace(source="t"), post._replace(caller=Caller("acme", is_restricted=True))]
+    with poster(tmp_path) as (counter, _):
+        assert [a["counted"] for a in counter.count([post, *others])] == [1, 1, 1]
+        assert [a["duplicate"] for a in counter.count([post, *others])] == [1, 1, 1]
+        assert len(counter._tools.store.sources()) == 3
+
+
+def test_an_account_has_so_many_sources_and_no_more(tmp_path, monkeypatch):
+    """Names cannot fill the store; those that are there go on, and so does the operator."""
+    monkeypatch.setattr(posts, "SOURCES_MAX", 3)
+    body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
+    acme = Caller("acme", is_restricted=True)
+    store = MemoryStore()
+    for sources in (("1", "2"), ("2", "3"), ("4",), ("5", "6"), ("3",)):
+        with poster(tmp_path, store) as (counter, _):
+            sent = [Post(JSONL, body.encode() + b"\n", acme, source) for source in sources]
+            codes = [getattr(answer, "code", "") for answer in counter.count(sent)]
+            assert codes == ["" if int(source) <= 3 else "parameter_invalid" for source in sources]
+            assert counter.count([Post(JSONL, body.encode() + b"\n", Caller(), sources[0])])[0]["counted"] == 1
+
+
+def test_sums_beyond_64_bits_are_the_senders_mistake(tmp_path):
+    """Of one body, or with what is stored; nothing of it is counted, and the others are."""
+    record = {"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 0, "bytes_down": 2**50}
+    line = json.dumps(record).encode() + b"\n"
+    small, half, over = (Post(JSONL, line * times, Caller(), "s") for times in (1, 5_000, 9_000))
+    store = SqliteStore(tmp_path / "usage.db")
+    with contextlib.closing(store), poster(tmp_path, store) as (counter, _):
+        for sent, expected in (([small, over, small], [1, 0, 1]), ([half, half, small], [5_000, 0, 1])):
+            answers = counter.count(sent)
+            assert [0 if isinstance(a, BandmeterError) else a["counted"] for a in answers] == expected
+            assert answers[1].code == "sum_too_large"
+        assert store.total(1, Side.TARGET, posts_span()).bytes_down == 5_003 * 2**50
+        assert store.check() == []

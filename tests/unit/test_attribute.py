@@ -9,7 +9,7 @@ import pytest
 from bandmeter.domain.contracts import Batch
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import OTHERS, SIDED, UNSIDED, Side, pack
-from bandmeter.ingest.attribute import SEPARATOR, Attribution, Owner
+from bandmeter.ingest.attribute import SEPARATOR, Attribution, Caller, Owner
 
 ZONES = [
     Zone(1, "acme", "res"),
@@ -253,3 +253,49 @@ def test_a_zone_in_use_costs_nothing_of_the_bound(meter):
     meter.feed(lines([record("cust-acme-zone-res-session-5"), record("unknown")]))
     assert [u.identity for u in meter.store.unattributed()] == [OTHERS]
     assert meter.total(meter.zones[0]).requests == 1
+
+
+# ---------------------------------------------------------------- a sender who may speak for one account
+
+MINE = [
+    Zone(1, "acme", "res", "res", identities=("alice",)),
+    Zone(2, "acme", "res-eu", "res"),
+    Zone(3, "acme", "wide", "cdn", identities=("*.test",)),
+    Zone(4, "acme", "site.example", "cdn"),
+]
+# What stands in the way of each of those, were it looked at.
+OTHERS_ZONES = [
+    Zone(5, "other", "res", "res", identities=("cust-acme-zone-res", "bob", "*.shop.test", "www.test")),
+    Zone(6, "other", "site.example", "cdn"),
+    Zone(7, "other", "res-eu-x", "res"),
+]
+ACME = Caller("acme", is_restricted=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named", "number"),
+    [
+        ("acme\x01res", True, 1),
+        ("\x01res", True, 1),
+        ("other\x01res", True, None),
+        ("\x01site.example", True, 4),
+        ("\x01nothing", True, None),
+        ("alice", False, 1),
+        ("cust-acme-zone-res-session-5", False, 1),
+        ("cust-acme-zone-res-eu-x-session-5", False, 2),
+        ("cust-other-zone-res-session-5", False, None),
+        ("bob", False, None),
+        ("nobody", False, None),
+        (None, False, None),
+        ("a.shop.test", False, 3),
+        ("www.test", False, 3),
+        ("site.example", False, 4),
+        ("www.example", False, None),
+    ],
+)
+def test_who_speaks_for_one_account_finds_its_zones_whatever_others_have(text, is_named, number):
+    """Not a name of theirs changes what he is told: he could ask for names until one is refused."""
+    owner = Owner(text, is_named)
+    for zones in (MINE, MINE + OTHERS_ZONES, OTHERS_ZONES + MINE):
+        found = Attribution(zones).find(owner, ACME)
+        assert (found.number if found else None) == number

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 
+from bandmeter.domain.tenancy import Zone
 from bandmeter.formats import FORMATS
+from bandmeter.ingest.attribute import Caller
 from bandmeter.ingest.explain import REASONS, SHOWN_LENGTH_MAX
+from bandmeter.ingest.posts import Post, Poster
+from bandmeter.ingest.tools import Tools
+from bandmeter.store import MemoryStore
+
+NOW_MS = 1_795_392_000_000
 
 
 def explained(meter, line, name="jsonl", **job):
@@ -109,3 +117,31 @@ def test_the_edge_of_the_future(meter):
 def test_the_edges_of_a_status(meter, status, is_good):
     outcomes = meter.feed(squid(client_status=str(status)).encode() + b"\n", "squid").outcomes
     assert outcomes.rejected == (not is_good)
+
+
+@pytest.mark.parametrize(
+    ("named", "field", "reason", "detail"),
+    [
+        ({"account": "other", "zone": "res"}, "zone", "unknown_zone", "the account 'other' has no zone 'res'"),
+        ({"zone": "no"}, "zone", "unknown_zone", "the key's account has no zone 'no'"),
+        (
+            {"identity": "bob"},
+            "identity",
+            "unknown_zone",
+            "the identity 'bob' belongs to no zone of the key's account",
+        ),
+        ({}, "identity", "missing_field", "the record names neither a zone nor an identity"),
+    ],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_who_speaks_for_one_account_is_told_nothing_of_others(tmp_path, named, field, reason, *, detail, exists):
+    """The same of a zone and an identity that another account has, and of those that nobody has."""
+    zones = [Zone(1, "acme", "res")] + [Zone(2, "other", "res", identities=("bob",)), Zone(3, "other", "no")] * exists
+    record = {"time": 1_795_132_800, "bytes_up": 1, "bytes_down": 1} | named
+    store = MemoryStore()
+    tools = Tools(store, lambda: zones, lambda: NOW_MS, tmp_path, 1 << 20, version=lambda: 1)
+    with contextlib.closing(tools):
+        caller = Caller("acme", is_restricted=True)
+        (answer,) = Poster(tools).count([Post(FORMATS["jsonl"], json.dumps(record).encode() + b"\n", caller, "s")])
+    assert answer["errors"] == [{"line": 1, "field": field, "reason": reason, "detail": detail}]
+    assert store.unattributed() == []

@@ -156,6 +156,7 @@ def test_functions(sql, function, values, expected):
 # format → its example's owner, time, and (requests, successes, up, down) at the target and at the client
 EXAMPLES = {
     "jsonl": (("acme", "res2"), 1_795_154_400_250, (1, 1, 512, 20480), None),
+    "cloudevents": (("acme", "res2"), 1_795_154_400_250, (1, 0, 512, 20480), None),
     "squid": (("acme", "res2"), 1_795_307_202_616, (1, 1, 245, 1292), (1, 1, 245, 1292)),
     "nginx": (("acme", "shop.test"), 1_795_307_654_781, (1, 1, 96, 1159), (1, 1, 102, 1188)),
     "haproxy": (("acme", "res2"), 1_795_307_459_248, (1, 1, 240, 1251), (1, 1, 240, 1251)),
@@ -321,3 +322,18 @@ def test_an_expression_of_a_user_stops_no_batch(meter):
     meter.feed("\n".join([*lines, ""]).encode(), mine)
     assert [r.line for r in meter.rejects()] == [2, 3, 4, 5]
     assert meter.total(meter.zones[1]) == (2, 0, 27_000_000_000, 45)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "outcomes"),
+    [
+        (("time",), ("1795132800",), Outcomes(1, unattributed=1)),
+        (("time", "account", "zone"), ("1795132800", "acme", "res"), Outcomes(1, counted=1)),
+        (("time", "zone"), ("1795132800", "res"), Outcomes(1, rejected=1)),
+        (("time", "account"), ("1795132800", "acme"), Outcomes(1, rejected=1)),
+        (("time", "account", "identity"), ("1795132800", "-", "shop.test"), Outcomes(1, counted=1)),
+    ],
+)
+def test_a_table_may_lack_what_says_whose_it_is(meter, columns, values, outcomes):
+    lines = ["\t".join((*columns, "bytes_up", "bytes_down")), "\t".join((*values, "1", "2"))]
+    assert meter.feed("\n".join([*lines, ""]).encode(), "tsv").outcomes == outcomes

@@ -6,7 +6,11 @@ import pytest
 from openapi_spec_validator import validate
 
 from bandmeter.dialects import DIALECTS
-from bandmeter.web import openapi
+from bandmeter.domain import contracts
+from bandmeter.formats import FORMATS, jsonl
+from bandmeter.ingest import bodies
+from bandmeter.web import openapi, records
+from bandmeter.web.native import problems
 
 DOCUMENT = openapi.document(DIALECTS)
 PAGES = {"/healthz", "/readyz", "/openapi.json", "/docs"}
@@ -77,3 +81,25 @@ def test_a_key_is_required_wherever_a_dialect_answers():
         ways = [{f"{d.name}_{where}_{name}": []} for d in owners for where, name in d.credentials]
         assert operation["security"] == ways
         assert bool(ways) == (path not in PAGES)
+
+
+def test_the_body_of_records_is_described_by_media_type():
+    """With examples that show each format, and the parameter that is a header."""
+    described = openapi.document([dialect(records.endpoint(None))])["paths"]["/v1/records"]["post"]
+    content = described["requestBody"]["content"]
+    assert set(content) == set(bodies.MEDIA_TYPES)
+    for name, log_format in FORMATS.items():
+        assert content[f"text/vnd.bandmeter.{name}"]["schema"]["examples"] == [f"{log_format.example}\n"]
+    record = content["application/json"]["schema"]["anyOf"][0]
+    assert set(record["properties"]) == set(jsonl.RECORD)
+    assert {(p["name"], p["in"]) for p in described["parameters"]} == {
+        *((name, "query") for name in ("source", "seq", "format", "columns")),
+        ("Idempotency-Key", "header"),
+    }
+    assert set(described["responses"]) == {
+        *("200", "400", "401", "403", "405", "408", "409", "413", "415", "422", "429", "500", "503")
+    }
+
+
+def dialect(*endpoints):
+    return contracts.Dialect("native", "Ours", endpoints, (("bearer", "authorization"),), problems.render_error)

@@ -277,7 +277,7 @@ class Parameter(NamedTuple):
     schema: Mapping[str, Any]
     description: str
     required: bool = False
-    where: str = "query"  # or "path"
+    where: str = "query"  # or "path", or "header"
 
 
 class Limit(NamedTuple):
@@ -329,7 +329,9 @@ class Endpoint:
     schema: Mapping[str, Any]  # JSON Schema of a 200's body
     parameters: tuple[Parameter, ...] = ()
     body: Mapping[str, Any] | None = None  # JSON Schema of the small JSON body that `parse` reads; None: none is read
-    request_media_types: tuple[str, ...] = ()  # of the body that `stream` takes
+    bodies: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )  # that `stream` takes: media type → schema
     stream: Callable[[Call, Any, Any], Any] | None = None  # async (call, headers, receive) → Reply, instead of the two
     method: str = "GET"
     scope: Scope = Scope.READ

@@ -39,6 +39,7 @@ OUT_OF_ORDER = "out_of_order"  # a batch whose number is beyond the next one of 
 MEDIA_TYPE_UNKNOWN = "media_type_unknown"  # a body of a type, or packed in a way, that nothing here reads
 OVERLOADED = "overloaded"  # more is sent than can be taken now
 KEY_REUSED = "key_reused"  # an idempotency key, or a number, that was used with another body
+SUM_TOO_LARGE = "sum_too_large"  # a batch whose sums, with what is stored, pass 64 bits: its numbers are wrong
 INPUT_INVALID = "input_invalid"  # a file or an option that cannot be used as it is
 CONFLICT = "conflict"  # what was asked contradicts what is there
 

@@ -35,7 +35,7 @@ class Owner(NamedTuple):
 class Caller(NamedTuple):
     """Who brings the records: `account` and `zone` are for those that name none.
 
-    `is_restricted`: only zones of `account` may get traffic; what belongs to another, or to nobody, is refused.
+    `is_restricted`: only zones of `account` may get traffic, and only they are known; all else is refused.
     """
 
     account: str = ""
@@ -55,8 +55,11 @@ class Attribution:
         self._by_identity: dict[str, Zone] = {}
         # What CDN zones and wildcards register are domains, which are the same in any case; user names are not.
         self._by_domain: dict[str, Zone] = {}
+        self._of_account: dict[str, list[Zone]] = {}
+        self._own: dict[str, Attribution] = {}
         named: dict[str, list[Zone]] = {}
         for zone in zones:
+            self._of_account.setdefault(zone.account, []).append(zone)
             self._by_name[zone.account, zone.name] = zone
             if zone.network == "cdn":
                 named.setdefault(zone.name.lower(), []).append(zone)
@@ -110,15 +113,22 @@ class Attribution:
 
     def _find(self, owner: Owner, caller: Caller) -> Zone | str | None:
         found: Zone | str | None
+        if caller.is_restricted:
+            found = self._of(caller.account)._find(owner, caller._replace(is_restricted=False))  # noqa: SLF001 - ours
+            return found if isinstance(found, Zone) else None
         if owner.is_named:
             account, _, name = (f"{SEPARATOR}{caller.zone}" if owner.text is None else owner.text).partition(SEPARATOR)
             found = self._by_name.get((account or caller.account, name))
         else:
             identity = NOBODY if owner.text is None else owner.text
             found = self._find_identity(identity) or self.unclaimed_name(identity)
-        if caller.is_restricted and (not isinstance(found, Zone) or found.account != caller.account):
-            return None
         return found
+
+    def _of(self, account: str) -> Attribution:
+        """The same as if there were no other account: what others have registered changes nothing and shows nowhere."""
+        if account not in self._own:
+            self._own[account] = Attribution(self._of_account.get(account, ()))
+        return self._own[account]
 
     def _find_identity(self, identity: str) -> Zone | None:
         if zone := self._by_identity.get(identity):

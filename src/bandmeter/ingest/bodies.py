@@ -6,19 +6,25 @@ import zlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import numpy as np
 import zstandard
 
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.formats import FORMATS
+from bandmeter.formats import FORMATS, check
+from bandmeter.formats.tsv import with_columns
 
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Format
 
+BODY_BYTES_MAX = 33_554_432  # decompressed: 200,000 records; a larger one is better sent in parts that can be retried
+CONTENT_BYTES_MAX = BODY_BYTES_MAX + 1  # of its lines: the last may lack its newline
 HEADER_BYTES_MAX = 65_536
+SPLIT_BYTES = 1 << 20  # of an array at once: what is worked out of it takes eight times as much
 WINDOW_BYTES_MAX = 8_388_608  # of zstd: what its standard wants every reader to have
-PIECE_BYTES = 256  # of zstd at once, which are 8 MiB at most
+PIECE_BYTES = 256  # that are decompressed at once; of zstd they can hold 8 MiB
 LINES, VALUE = "lines", "value"  # a record a line; or one JSON value: a record, or an array of them
+OWN_TYPE = "text/vnd.bandmeter."  # before the name of a format, also of a configured one
 # Media type → format, and the shape of what is in the body.
 MEDIA_TYPES: dict[str, tuple[str, str]] = {
     "application/x-ndjson": ("jsonl", LINES),
@@ -28,7 +34,7 @@ MEDIA_TYPES: dict[str, tuple[str, str]] = {
     "application/cloudevents+json": ("cloudevents", VALUE),
     "application/cloudevents-batch+json": ("cloudevents", VALUE),
     "text/tab-separated-values": ("tsv", LINES),
-} | {f"text/vnd.bandmeter.{name}": (name, LINES) for name in FORMATS}
+} | {f"{OWN_TYPE}{name}": (name, LINES) for name in FORMATS}
 ENCODINGS = ("identity", "gzip", "zstd")
 
 
@@ -58,12 +64,14 @@ class _Gzip:
 
     def feed(self, chunk: bytes, most: int) -> bytes:
         found = bytearray()
+        view, at = memoryview(chunk), 0
         try:
-            while chunk and len(found) <= most:
+            while at < len(view) and len(found) <= most:
                 if self._stream.eof:
                     self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                found += self._stream.decompress(chunk, most + 1 - len(found))
-                chunk = self._stream.unconsumed_tail or self._stream.unused_data
+                piece = view[at : at + PIECE_BYTES]  # small, for what is left of it is copied
+                found += self._stream.decompress(piece, most + 1 - len(found))
+                at += len(piece) - len(self._stream.unused_data)
         except zlib.error as error:
             raise _broken("gzip") from error
         return bytes(found)
@@ -81,14 +89,15 @@ class _Zstd:
 
     def feed(self, chunk: bytes, most: int) -> bytes:
         found = bytearray()
+        view, at = memoryview(chunk), 0
         try:
-            while chunk and len(found) <= most:
+            while at < len(view) and len(found) <= most:
                 if self._stream is None or self._stream.eof:
                     self._stream = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX).decompressobj()
                 # In small pieces, for it has no limit on what it gives: a few bytes can hold a whole block.
-                piece, chunk = chunk[:PIECE_BYTES], chunk[PIECE_BYTES:]
+                piece = view[at : at + PIECE_BYTES]
                 found += self._stream.decompress(piece)
-                chunk = self._stream.unused_data + chunk
+                at += len(piece) - len(self._stream.unused_data)
         except zstandard.ZstdError as error:
             raise _broken("zstd") from error
         return bytes(found)
@@ -102,10 +111,11 @@ def decompressor(encoding: str) -> Decompressor:
     """For a Content-Encoding; raises `media_type_unknown`."""
     kinds: dict[str, type[Decompressor]] = {"": _Plain, "identity": _Plain, "gzip": _Gzip, "x-gzip": _Gzip}
     kinds["zstd"] = _Zstd
-    if encoding.lower() not in kinds:
+    encoding = encoding.strip().lower()
+    if encoding not in kinds:
         sentence = f"Content-Encoding takes {', '.join(ENCODINGS)}."
         raise BandmeterError(errors.MEDIA_TYPE_UNKNOWN, sentence)
-    return kinds[encoding.lower()]()
+    return kinds[encoding]()
 
 
 def _broken(encoding: str) -> BandmeterError:
@@ -121,6 +131,8 @@ def find(media_type: str, format_name: str) -> tuple[str, str]:
         return format_name, VALUE if is_value else LINES
     if not name:
         return "jsonl", VALUE
+    if known is None and name.startswith(OWN_TYPE):
+        return name.removeprefix(OWN_TYPE), LINES
     if known is None:
         sentence = f"Content-Type takes {', '.join(MEDIA_TYPES)}; or name the format: ?format=squid."
         raise BandmeterError(errors.MEDIA_TYPE_UNKNOWN, sentence)
@@ -128,44 +140,85 @@ def find(media_type: str, format_name: str) -> tuple[str, str]:
 
 
 def lines(content: bytes, shape: str) -> bytes:
-    """A record a line, each with its newline. Raises `body_invalid` for JSON that is none."""
+    """A record a line, each with its newline. Raises `body_invalid` for a JSON array that is none."""
     if shape == VALUE:
-        start = content.lstrip(b" \t\r\n")[:1]
-        if start == b"[":
-            content = _elements(content)
-        elif start == b"{":
-            content = _one_or_more(content)
+        content = content.removeprefix(_BYTE_ORDER_MARK)
+        whole = content.strip(_BLANK)
+        if whole.startswith(b"["):
+            content = _elements(whole)
+        elif whole.startswith(b"{") and _is_one_value(whole):
+            content = _flat(whole)
+        elif not whole:
+            content = whole
     return content if not content or content.endswith(b"\n") else content + b"\n"
 
 
-def _elements(content: bytes) -> bytes:
-    """The elements of an array; a newline inside of one is a blank, for JSON has none in its texts."""
-    try:
-        found = msgspec.json.decode(content, type=list[msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BandmeterError(errors.BODY_INVALID, f"The body is no JSON array: {error}.") from error
-    parts = [bytes(part) for part in found]
-    if any(b"\n" in part or b"\r" in part for part in parts):
-        parts = [part.replace(b"\n", b" ").replace(b"\r", b" ") for part in parts]
-    return b"\n".join(parts)
-
-
-def _one_or_more(content: bytes) -> bytes:
-    """One object, over as many lines as it likes; or else one a line."""
-    if b"\n" not in content.strip():
-        return content.strip()
+def _is_one_value(content: bytes) -> bool:
+    """Whether an object goes over lines; else it is all there is, or there is one a line."""
     try:
         msgspec.json.decode(content, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return content
-    return content.strip().replace(b"\n", b" ").replace(b"\r", b" ")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _flat(content: bytes) -> bytes:
+    """JSON on one line: it has no newline within its texts."""
+    return content.replace(b"\n", b" ").replace(b"\r", b" ")
+
+
+def _elements(content: bytes) -> bytes:
+    """The elements of an array, one a line. Not one of them becomes an object of Python: there may be millions."""
+    try:
+        msgspec.json.decode(content, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BandmeterError(errors.BODY_INVALID, f"The body is no JSON array: {error}.") from error
+    except RecursionError as error:
+        raise BandmeterError(errors.BODY_INVALID, "The JSON array is nested too deeply.") from error
+    content = _flat(content)
+    # Backslashes stand in texts only. Without them, each quote begins or ends a text.
+    plain = np.frombuffer(content.replace(b"\\\\", b"..").replace(b'\\"', b".."), dtype=np.uint8)
+    split = np.frombuffer(bytearray(content), dtype=np.uint8)
+    texts, depth = 0, 0
+    for start in range(0, len(plain), SPLIT_BYTES):
+        piece = plain[start : start + SPLIT_BYTES]
+        in_text = (np.cumsum(piece == _QUOTE, dtype=np.uint8) + np.uint8(texts)) & 1
+        steps = np.where(in_text, np.int8(0), _STEPS[piece])
+        depths = np.cumsum(steps, dtype=np.int32) + depth
+        split[start : start + SPLIT_BYTES][(piece == _COMMA) & (depths == 1) & (in_text == 0)] = _NEWLINE
+        texts, depth = int(in_text[-1]), int(depths[-1])
+    found = split[1:-1].tobytes()
+    return found if found.strip(_BLANK) else b""
+
+
+_BLANK = b" \t\r\n"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_QUOTE, _COMMA, _NEWLINE = b'",\n'
+_STEPS = np.zeros(256, dtype=np.int8)  # by how much a byte changes the depth
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
 
 def take_header(content: bytes, log_format: Format, columns: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
-    """The lines without the header line of a table that has one, and its columns."""
-    if not log_format.has_header or columns or not content:
-        return content, columns
+    """The lines without the header line of a table that has one, and its columns.
+
+    Raises `body_invalid`, or `parameter_invalid` for `columns`, when they do not make a format.
+    """
+    if not log_format.has_header or not (columns or content):
+        return content, ()
+    if columns:
+        return content, _checked(columns, errors.PARAMETER_INVALID)
     line, _, rest = content.partition(b"\n")
     if len(line) > HEADER_BYTES_MAX:
         raise BandmeterError(errors.BODY_INVALID, f"The header line is longer than {HEADER_BYTES_MAX} bytes.")
-    return rest, tuple(line.decode("utf-8-sig", "replace").removesuffix("\r").split("\t"))
+    names = tuple(line.decode("utf-8-sig", "replace").removesuffix("\r").split("\t"))
+    return rest, _checked(names, errors.BODY_INVALID)
+
+
+def _checked(names: tuple[str, ...], code: str) -> tuple[str, ...]:
+    """The columns, those that mean nothing under names of ours."""
+    made = with_columns(names)
+    try:
+        check(made)
+    except BandmeterError as error:
+        raise BandmeterError(code, error.sentence) from error
+    return made.layouts[0].columns

@@ -182,7 +182,7 @@ class Decoder:
             found = {name: values[is_good] for name, values in found.items()}
             by_host, host = by_host[is_good], None if host is None else host[is_good]
         if any(np.ma.is_masked(found[name]) for name in ("records", "requests", "successes", *self._query.sums)):
-            raise BandmeterError(errors.FAILURE, "A sum of the batch is beyond 64 bits: it was not counted.")
+            raise BandmeterError(errors.SUM_TOO_LARGE, "A sum of the batch is beyond 64 bits: it was not counted.")
         key = np.asarray(found["key"], dtype=np.int64)
         owners, owner = _numbered(found.pop("owner"), (key >> NAMED_SHIFT) & 1)
         columns = {name: np.asarray(values) for name, values in found.items()}

@@ -100,13 +100,24 @@ def _explain_rest(layout: Layout, record: dict[str, Any]) -> Explanation | None:
 
 
 def _explain_zone(record: dict[str, Any]) -> Explanation | None:
+    if record["is_unknown"]:
+        return _explain_owner(record["account"], record["zone"], record["identity"])
     for field, other in (("account", "zone"), ("zone", "account")):
         if record[field] is None and record[other] is not None:
             return Explanation(field, "missing_field", f"the record names its {other} and not its {field}")
-    if record["is_unknown"]:
-        named = f"{_shown(record['account'])} has no zone {_shown(record['zone'])}"
-        return Explanation("zone", "unknown_zone", f"the account {named}")
     return None
+
+
+def _explain_owner(account: str | None, zone: str | None, identity: str | None) -> Explanation:
+    """What names no zone, and must; only a sender who may speak for one account has to name one of its zones."""
+    if account is not None:
+        return Explanation("zone", "unknown_zone", f"the account {_shown(account)} has no zone {_shown(zone)}")
+    if zone is not None:
+        return Explanation("zone", "unknown_zone", f"the key's account has no zone {_shown(zone)}")
+    if identity is not None:
+        sentence = f"the identity {_shown(identity)} belongs to no zone of the key's account"
+        return Explanation("identity", "unknown_zone", sentence)
+    return Explanation("identity", "missing_field", "the record names neither a zone nor an identity")
 
 
 def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: int) -> Explanation | None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import structlog
 
+from bandmeter import telemetry
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import NO_HOSTS, Batch, Receipt, Reject, SourceState
 from bandmeter.domain.errors import BandmeterError
@@ -24,7 +27,7 @@ from bandmeter.ingest.query import Reading
 from bandmeter.ingest.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Format
     from bandmeter.ingest.attribute import Caller
@@ -32,11 +35,13 @@ if TYPE_CHECKING:
     from bandmeter.ingest.tools import Tools
 
 PATH = "POST /v1/records"  # where a file's source has its path
+SOURCES_MAX = 1_000  # of one account: more machines than that send for several
 QUICK_BYTES_MAX = 1_048_576  # of a body that is read without a query: beyond, the query's engine is faster
 REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than any queue of a shipper keeps a batch
 ERRORS_SHOWN_MAX = 100  # of one body; all are kept
 REJECTS_MAX = 10_000  # that are explained at once, each some 2 KB
 TRIES_MAX = 10  # of a commit that another process was faster with
+_log = structlog.get_logger(__name__)
 
 
 class Post(NamedTuple):
@@ -69,6 +74,11 @@ class _Source(NamedTuple):
     is_numbered: bool
 
     @property
+    def path(self) -> str:
+        """What stands for a file's path."""
+        return f"{PATH} of {self.account}" if self.account else PATH
+
+    @property
     def head(self) -> bytes:
         """What stands for the beginning of a file's content: no log begins like that."""
         named = f"{self.account}/{self.name}/{self.is_numbered}"
@@ -93,6 +103,7 @@ class Poster:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self._sources: Counter[str] | None = None  # how many there are of each path
 
     def count(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
         """Count the bodies, durably; what became of each, in their order.
@@ -103,20 +114,37 @@ class Poster:
         waiting = list(range(len(posts)))
         while waiting:
             now, later = _first_of_each(posts, waiting)
-            answers |= zip(now, self._count_apart([posts[n] for n in now]), strict=True)
+            answers |= zip(now, self._count_each([posts[n] for n in now]), strict=True)
             waiting = later
         return [answers[n] for n in range(len(posts))]
+
+    def _count_each(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
+        """As `_count_apart`; when a body makes that fail, one after the other, so that none harms its neighbours.
+
+        Nothing of what failed is counted: the bodies share one transaction.
+        """
+        try:
+            return self._count_apart(posts)
+        except BandmeterError as error:
+            if len(posts) == 1 or error.code == errors.UNAVAILABLE:
+                return [error] * len(posts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the senders are told and the process goes on
+            if len(posts) == 1:
+                _log.error("a body could not be counted", error=type(error).__name__, frames=telemetry.frames(error))
+                return [BandmeterError(errors.FAILURE, "The server failed.")]
+        return [answer for post in posts for answer in self._count_each([post])]
 
     def _count_apart(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
         """Count bodies of which none has another's number or key."""
         for _ in range(TRIES_MAX):
             states = {source: self._state(source) for source in map(_source, posts)}
-            answers = [self._known(post, states[_source(post)]) for post in posts]
+            answers = [self._known(post, states[_source(post)]) or self._excess(post, states) for post in posts]
             new = [n for n, answer in enumerate(answers) if answer is None]
             read = dict(zip(new, self._read([posts[n] for n in new], states), strict=True))
             told = [answer or _answer(read[n]) for n, answer in enumerate(answers)]
             batches = self._batches([(posts[n], one) for n, one in read.items() if isinstance(one, Read)], states)
             if not batches or self._tools.store.write_together(batches):
+                self._note_new(batches)
                 return told
         raise BandmeterError(errors.UNAVAILABLE, "Another process counts the same sources all the time.")
 
@@ -124,8 +152,25 @@ class Poster:
 
     def _state(self, source: _Source) -> SourceState:
         found = [s for s in self._tools.store.find_sources(source.name, source.head) if s.head == source.head]
-        new = SourceState(0, source.name, "", PATH, source.head, 0, b"", 0, "", Outcomes(), None, None, "")
+        new = SourceState(0, source.name, "", source.path, source.head, 0, b"", 0, "", Outcomes(), None, None, "")
         return found[0] if found else new
+
+    def _excess(self, post: Post, states: Mapping[_Source, SourceState]) -> BandmeterError | None:
+        """The answer to a body with which an account would have too many sources."""
+        source = _source(post)
+        if states[source].number or not post.caller.is_restricted:
+            return None
+        if self._sources is None:  # asked once: nobody else makes such sources
+            self._sources = Counter(state.path for state in self._tools.store.sources() if PATH in state.path)
+        new = sum(one.path == source.path and not state.number for one, state in states.items())
+        if self._sources[source.path] + new <= SOURCES_MAX:
+            return None
+        sentence = f"The account has {SOURCES_MAX} sources: send under the name of one of them."
+        return BandmeterError(errors.PARAMETER_INVALID, sentence)
+
+    def _note_new(self, batches: Sequence[Batch]) -> None:
+        if self._sources is not None:
+            self._sources.update(batch.after.path for batch in batches if not batch.before.number)
 
     def _known(self, post: Post, state: SourceState) -> Answer | BandmeterError | None:
         """The answer to a body that is counted already, or may not be counted now; None for a new one."""
@@ -287,7 +332,7 @@ def _key(post: Post) -> bytes:
     if post.seq is None and not post.key:
         return b""
     source = _source(post)
-    named = source.head if post.seq is not None else f"{source.account}/{post.key}".encode()
+    named = source.head if post.seq is not None else f"{source.account}\0{source.name}\0{post.key}".encode()
     return hashlib.blake2b(named, digest_size=16).digest()
 
 

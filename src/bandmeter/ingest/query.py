@@ -67,7 +67,9 @@ class Query:
 
     def __init__(self, log_format: Format, reading: Reading, path: str, cut: str = "identity") -> None:
         self.format, self.reading, self._path, self._cut = log_format, reading, path, cut
-        self._present = {field for layout in log_format.layouts for field in layout.fields}
+        self._present = {"identity"} | {field for layout in log_format.layouts for field in layout.fields}
+        if self._present & {"account", "zone"}:  # a table may lack either
+            self._present |= {"account", "zone"}
         self.reading = dataclasses.replace(
             reading,
             spread=reading.spread and "duration_ms" in self._present,

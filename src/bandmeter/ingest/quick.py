@@ -69,7 +69,7 @@ class _Record(msgspec.Struct):
 class _Event(msgspec.Struct):
     """A CloudEvent around a record."""
 
-    data: _Record
+    data: msgspec.Raw
 
 
 _DECODE = msgspec.json.Decoder(_Record).decode
@@ -90,12 +90,17 @@ def read(
     lines = content[:-1].split(b"\n")
     try:
         if log_format.prefix:
-            records = [event.data for event in map(_DECODE_EVENT, lines)]
-        else:
-            records = list(map(_DECODE, lines))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+            if content.count(b'"data"') > len(lines):
+                return None
+            lines = [bytes(event.data) for event in map(_DECODE_EVENT, lines)]
+            content = b"\n".join(lines)
+        records = list(map(_DECODE, lines))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return _Columns(records).groups(attribution, now_ms, has_default_account=has_default_account)
+    columns = _Columns(records)
+    if columns.may_repeat(content):
+        return None
+    return columns.groups(attribution, now_ms, has_default_account=has_default_account)
 
 
 class _Columns:
@@ -104,6 +109,20 @@ class _Columns:
     def __init__(self, records: Sequence[_Record]) -> None:
         self.records = records
         self.is_fine = True
+        self._columns: dict[str, list[Any]] = {}
+
+    def may_repeat(self, content: bytes) -> bool:
+        """Whether a record may have a key twice: the decoder takes the last one, and the first is what counts."""
+        given: dict[str, int] = {}
+        quotes = 0
+        for name in _Record.__struct_fields__:
+            values = self._column(name)
+            given[name] = len(values) - values.count(None)
+            texts = list(map(type, values)).count(str) if name in _MIXED else given[name] * (name in _TEXTS)
+            quotes += 2 * (given[name] + texts)
+        if content.count(b'"') == quotes:  # every key and text is one of those that were read
+            return False
+        return any(content.count(b'"%b"' % name.encode()) != count for name, count in given.items())
 
     def groups(self, attribution: Attribution, now_ms: int, *, has_default_account: bool) -> Groups | None:
         time_ms = self._times()
@@ -158,7 +177,9 @@ class _Columns:
         return [found[text] for text in texts]
 
     def _column(self, name: str) -> list[Any]:
-        return list(map(operator.attrgetter(name), self.records))
+        if name not in self._columns:
+            self._columns[name] = list(map(operator.attrgetter(name), self.records))
+        return self._columns[name]
 
     def _times(self) -> Any:
         values = self._column("time")
@@ -245,6 +266,8 @@ class _Columns:
         return owners, place, np.array([int(owner.is_named) for owner in owners], dtype=np.int64)[place]
 
 
+_MIXED = frozenset({"time", "ip_version"})  # a text or a number
+_TEXTS = frozenset({"account", "zone", "identity", "host", "scheme", "network", "access", "pool"})
 # The packed code of each value that a field may have in JSON; nothing is the first.
 _CODES: dict[str, dict[Any, int]] = {
     name: {value: code << one.shift for code, value in enumerate(one.values)} | {None: 0}

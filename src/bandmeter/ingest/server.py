@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import structlog
-
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest import wire
@@ -30,7 +28,6 @@ HELD_POSTS_MAX = 1_024  # each waits for some 0.2 ms of work: a fifth of a secon
 TOGETHER_MAX = 256  # bodies that share a commit
 TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the first one waits for the last
 STREAM_BYTES = 1 << 20  # that the loop reads ahead of one connection
-_log = structlog.get_logger(__name__)
 
 
 class _Waiting(NamedTuple):
@@ -88,19 +85,9 @@ class Counter:
         return together, True
 
     def _count(self, posts: list[Post]) -> list[wire.Answer]:
-        try:
-            answers = self._poster.count(posts)
-        except BandmeterError as error:
-            if len(posts) > 1:  # one of them must not harm its neighbours
-                return [self._count([post])[0] for post in posts]
-            self.fault = error.sentence if error.code == errors.UNAVAILABLE else self.fault
-            return [_refusal(error)]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the senders are told and the process goes on
-            if len(posts) > 1:
-                return [self._count([post])[0] for post in posts]
-            _log.error("a body could not be counted", error=type(error).__name__, exc_info=True)
-            return [wire.Answer(code=errors.FAILURE, sentence="The server failed.")]
-        self.fault = ""
+        answers = self._poster.count(posts)
+        faults = [a.sentence for a in answers if isinstance(a, BandmeterError) and a.code == errors.UNAVAILABLE]
+        self.fault = faults[0] if faults else ""
         return [_refusal(a) if isinstance(a, BandmeterError) else wire.Answer(body=a) for a in answers]
 
 
@@ -142,8 +129,7 @@ class Server:
         if not head.format:
             return wire.Answer(body=self._status())
         if self._held_posts >= HELD_POSTS_MAX or self._held_bytes + content_bytes > HELD_BYTES_MAX:
-            while content_bytes:
-                content_bytes -= len(await reader.read(min(content_bytes, STREAM_BYTES)))
+            await _skip(reader, content_bytes)
             return wire.Answer(
                 code=errors.OVERLOADED, sentence="More is sent than can be counted: send it again later."
             )

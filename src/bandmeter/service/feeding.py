@@ -24,6 +24,7 @@ from bandmeter.config.tables import Source
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Side
+from bandmeter.ingest import bodies
 from bandmeter.ingest.job import Job
 from bandmeter.ingest.posts import Poster
 from bandmeter.ingest.server import Counter, Server
@@ -87,20 +88,23 @@ def _standing(standing: Any) -> dict[str, Any]:
 def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Tail]]:
     """The two that count, each with memory of its own."""
 
-    def tools() -> Tools:
+    def tools(batch_bytes: int) -> Tools:
         catalog = parts.catalog
         return Tools(
             parts.store,
             catalog.zones,
             service.clock_ms,
             config.data,
-            config.ingest.batch_bytes,
+            batch_bytes,
             version=catalog.version,
             by_host=config.ingest.hosts_per_day > 0,
         )
 
     watched = [Watched(job_of(config, source), service.source_pattern(config, source)) for source in config.sources]
-    with contextlib.closing(tools()) as for_posts, contextlib.closing(tools()) as for_files:
+    with (
+        contextlib.closing(tools(bodies.CONTENT_BYTES_MAX)) as for_posts,
+        contextlib.closing(tools(config.ingest.batch_bytes)) as for_files,
+    ):
         counter, tail = Counter(Poster(for_posts)), Tail(for_files, watched)
         follower = threading.Thread(target=tail.run, name="tail")
         counter.start()

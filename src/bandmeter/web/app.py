@@ -10,7 +10,6 @@ import asyncio
 import functools
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bandmeter import telemetry
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Call, Dialect, Endpoint, Limit, Reply, Store
 from bandmeter.domain.errors import BandmeterError
@@ -264,14 +264,8 @@ def _refuse_method(methods: _Methods) -> Reply:
 
 
 def _log_failure(endpoint: Endpoint, error: Exception) -> None:
-    """Where it broke, without what it said or held: a message or a local may quote a key or a query."""
-    frames = traceback.extract_tb(error.__traceback__)
-    _log.error(
-        "request failed",
-        endpoint=endpoint.name,
-        error=type(error).__name__,
-        frames=[f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
-    )
+    name = type(error).__name__
+    _log.error("request failed", endpoint=endpoint.name, error=name, frames=telemetry.frames(error))
 
 
 async def _send(reply: Reply, scope: Scope, send: Send) -> None:

@@ -34,6 +34,7 @@ _MEANINGS = {
     errors.MEDIA_TYPE_UNKNOWN: "The body is of a type that is not read here.",
     errors.OUT_OF_ORDER: "The body's number is beyond the next one; `expected` is that.",
     errors.KEY_REUSED: "The key or number was used with another body.",
+    errors.SUM_TOO_LARGE: "A sum would pass 64 bits, so a number in the body is wrong: nothing was counted.",
     errors.OVERLOADED: "More is sent than can be counted: send it again.",
     errors.ZONE_UNKNOWN: "The account has no such zone.",
     errors.ACCOUNT_UNKNOWN: "There is no such account, or it is not the key's.",
@@ -103,9 +104,9 @@ def _operation(dialect: Dialect, endpoint: Endpoint, number: int) -> dict[str, A
     }
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": endpoint.body}}}
-    if endpoint.request_media_types:
-        content = {media_type: {"schema": {"type": "string"}} for media_type in endpoint.request_media_types}
-        operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.bodies:
+        content = {media_type: {"schema": schema} for media_type, schema in endpoint.bodies.items()}
+        operation["requestBody"] = {"required": False, "content": content}
     return operation
 
 

@@ -81,9 +81,10 @@ class _Availability:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, sqlite3.IntegrityError) and "REAL" in str(error):
+        is_too_large = isinstance(error, sqlite3.IntegrityError) and "REAL" in str(error)
+        if is_too_large or isinstance(error, OverflowError):
             sentence = "A sum would pass 64 bits, and was not stored: a record of this batch is wrong."
-            raise BandmeterError(errors.FAILURE, sentence) from error
+            raise BandmeterError(errors.SUM_TOO_LARGE, sentence) from error
         if isinstance(error, sqlite3.OperationalError):
             sentence = f"The usage store cannot be used now ({error}): look at the disk with `bandmeter doctor`."
             raise BandmeterError(errors.UNAVAILABLE, sentence) from error

@@ -29,6 +29,7 @@ _STATUSES = {
     errors.BODY_TOO_LARGE: 413,
     errors.MEDIA_TYPE_UNKNOWN: 415,
     errors.KEY_REUSED: 422,
+    errors.SUM_TOO_LARGE: 422,
     errors.BODY_INVALID: 400,
     errors.OVERLOADED: 503,
     errors.RATE_LIMITED: 429,
