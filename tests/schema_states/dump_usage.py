@@ -66,6 +66,8 @@ def fill(store):
     third = other._replace(name="post", head=b"post")
     batch = Batch(third, third._replace(position=1), array("q"), {}, [], START * 1000 + 2)
     store.write(batch._replace(receipts=receipts, hosts=hosts))
+    for ms in (START * 1000, START * 1000 + 50, START * 1000 + 5_000):
+        store.cover({"squid-1": ms}, gap_ms=1_000)
 
 
 def dump(path):

@@ -160,6 +160,9 @@ class Freshness(NamedTuple):
     committed_ms: int | None
 
 
+STRETCHES_MAX = 1_000  # of one source's coverage: a gap an hour for six weeks; older ones are forgotten
+
+
 class Store(Protocol):
     """Batches in, rollups out. Every implementation obeys the laws 1 to 5 and is tested against `memory`."""
 
@@ -180,6 +183,12 @@ class Store(Protocol):
 
     def receipt(self, key: bytes) -> Receipt | None:
         """What was said of the batch with this key, if it is still remembered."""
+
+    def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
+        """Note that sources (by name) reported all they had up to a moment; after more than `gap_ms` there is a gap."""
+
+    def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
+        """When each source reported: stretches (ms, both ends inside) that touch the time asked, in order."""
 
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""

@@ -30,6 +30,8 @@ from bandmeter.ingest.posts import Poster
 from bandmeter.ingest.server import Counter, Server
 from bandmeter.ingest.tail import Tail, Watched
 from bandmeter.ingest.tools import Tools
+from bandmeter.service.keeping import Keeper
+from bandmeter.telemetry import counted
 
 SOCKET = "BANDMETER_FEED_SOCKET"  # where workers find the process
 LOCK_FILE = "serve.lock"
@@ -70,14 +72,26 @@ def run(path: str) -> None:
     config = service.configure(None)
     telemetry.set_up_logs(service.clock_ms)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
-    with service.open_parts(config) as parts, _threads(config, parts) as (counter, tail):
+    with service.open_parts(config) as opened:
+        metrics = counted.IngestMetrics(opened.catalog.zone_by_number)
+        parts = opened._replace(store=counted.told(opened.store, metrics))
+        _run(config, parts, metrics, Path(path))
+
+
+def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, path: Path) -> None:
+    with _threads(config, parts) as (counter, tail):
+        keeper = Keeper(parts, metrics, counter, tail)
 
         def status() -> dict[str, Any]:
             faults = [counter.fault] if counter.fault else []
             return {"faults": faults, "sources": {n: _standing(s) for n, s in tail.standings.items()}}
 
         server = Server(counter, lambda name: service.find_format(config, name), status)
-        asyncio.run(_listen(server, Path(path)))
+        keeper.start()
+        try:
+            asyncio.run(_listen(server, path))
+        finally:
+            keeper.stop()
 
 
 def _standing(standing: Any) -> dict[str, Any]:

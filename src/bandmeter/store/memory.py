@@ -8,7 +8,17 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import Batch, Freshness, Hosts, Receipt, Reject, SourceState, Unattributed, overlaps
+from bandmeter.domain.contracts import (
+    STRETCHES_MAX,
+    Batch,
+    Freshness,
+    Hosts,
+    Receipt,
+    Reject,
+    SourceState,
+    Unattributed,
+    overlaps,
+)
 from bandmeter.domain.grid import Resolution, Span, floor_to
 from bandmeter.domain.usage import (
     SIDED,
@@ -25,7 +35,7 @@ from bandmeter.domain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bandmeter.domain.tenancy import Zone
 
@@ -55,6 +65,7 @@ class MemoryStore:
         self._identities_of_day: dict[int, int] = defaultdict(int)
         self._claims: dict[int, tuple[int, Side, str]] = {}
         self._receipts: dict[bytes, Receipt] = {}
+        self._covered: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._committed_ms: int | None = None
 
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
@@ -134,6 +145,22 @@ class MemoryStore:
             sums = table.setdefault((zone, floor_to(bucket, resolution), dimensions), [0] * 8)
             for i, value in enumerate(counters):
                 sums[i] += value
+
+    def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
+        with self._lock:
+            for name, ms in heard_ms.items():
+                known = self._covered[name]
+                if known and ms - known[-1][1] <= gap_ms:
+                    known[-1] = (known[-1][0], max(ms, known[-1][1]))
+                else:
+                    known.append((ms, ms))
+                del known[:-STRETCHES_MAX]
+
+    def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
+        found = {
+            name: [s for s in known if s[1] >= start_ms and s[0] < end_ms] for name, known in self._covered.items()
+        }
+        return {name: stretches for name, stretches in found.items() if stretches}
 
     def note_duplicates(self, source: int, lines: int) -> None:
         with self._lock:

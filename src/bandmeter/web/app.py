@@ -71,14 +71,24 @@ def build(
     is measured, and there is no `/metrics`; `kept_bytes` 0: no reply is kept.
     """
     dialects = tuple(dialects)
-    scrape = functools.partial(_scrape, metrics, reports.store) if metrics else None
+    scrape = functools.partial(_scrape, metrics, catalog, reports.store, clock) if metrics else None
     rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape, faults=faults)
     shelf = Kept(reports.store, kept_bytes) if kept_bytes else None
     return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics, shelf=shelf)
 
 
-def _scrape(metrics: Metrics, store: Store) -> bytes:
-    return metrics.render([source.outcomes for source in store.sources()], store.committed_ms())
+def _scrape(
+    metrics: Metrics, catalog: Catalog, store: Store, clock: Callable[[], int], headers: guard.Headers
+) -> bytes:
+    """What strangers may see; with an operator's key what has names in it too. Raises `key_invalid`."""
+    is_operator = False
+    if any(name == b"authorization" for name, _ in headers):
+        secret = guard.find_secret((("bearer", "authorization"),), headers, ())
+        if guard.authenticate(catalog, secret, clock() // 1000).account is not None:
+            raise BandmeterError(errors.SCOPE_MISSING, "Names are told to an operator's key only.")
+        is_operator = True
+    outcomes = [source.outcomes for source in store.sources()]
+    return metrics.render(outcomes, store.committed_ms(), with_names=is_operator)
 
 
 class _Application:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from bandmeter.domain.errors import BandmeterError
 from bandmeter.web import openapi
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _HEADERS = {
 
 
 Warnings = Callable[[], Awaitable[Sequence[str]]]
+Scrape = Callable[[Sequence[tuple[bytes, bytes]]], bytes]
 Faults = Callable[[], Awaitable[Sequence[str]]]
 
 
@@ -44,14 +46,14 @@ def build(
     dialects: Iterable[Dialect],
     health: Callable[[], Sequence[str]],
     warnings: Warnings | None = None,
-    scrape: Callable[[], bytes] | None = None,
+    scrape: Scrape | None = None,
     *,
     faults: Faults | None = None,
 ) -> Starlette:
     """The Starlette application for every path that no dialect owns.
 
     `faults`: why it is not ready, besides what `health` says. `warnings`: what is wrong while answers are still right,
-    a sentence each. `scrape`: the text of `/metrics`.
+    a sentence each. `scrape`: the text of `/metrics` for a request's headers; raises `key_invalid`, `scope_missing`.
     """
     document = msgspec.json.encode(openapi.document(dialects))
 
@@ -67,8 +69,11 @@ def build(
     async def openapi_json(_request: Request) -> Response:
         return _reply(document, "application/json")
 
-    def metrics(_request: Request) -> Response:  # not async, so in a thread: it reads every source
-        return _reply(scrape() if scrape else b"", CONTENT_TYPE_LATEST)
+    def metrics(request: Request) -> Response:  # not async, so in a thread: it reads every source
+        try:
+            return _reply(scrape(request.headers.raw) if scrape else b"", CONTENT_TYPE_LATEST)
+        except BandmeterError as error:
+            return _reply(error.sentence.encode(), "text/plain; charset=utf-8", 401)
 
     async def root(_request: Request) -> Response:
         return _reply(b"", "text/plain; charset=utf-8", 307, {"Location": "/docs"})

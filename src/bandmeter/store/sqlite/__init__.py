@@ -25,7 +25,7 @@ from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bandmeter.domain.tenancy import Zone
@@ -175,6 +175,20 @@ class SqliteStore:
     def receipt(self, key: bytes) -> Receipt | None:
         row = self._reader.execute("SELECT key, body, expires_s, answer FROM receipt WHERE key = ?", [key]).fetchone()
         return Receipt(*row) if row else None
+
+    def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
+        with self._transaction() as db:
+            for name, ms in heard_ms.items():
+                writing.cover(db, name, ms, gap_ms)
+
+    def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
+        found: dict[str, list[tuple[int, int]]] = {}
+        for name, *stretch in self._reader.execute(
+            "SELECT source, start_ms, end_ms FROM coverage WHERE end_ms >= ? AND start_ms < ? ORDER BY 1, 2",
+            [start_ms, end_ms],
+        ):
+            found.setdefault(name, []).append((stretch[0], stretch[1]))
+        return found
 
     def note_duplicates(self, source: int, lines: int) -> None:
         with self._transaction() as db:

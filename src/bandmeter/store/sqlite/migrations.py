@@ -26,7 +26,7 @@ Step = Sequence[str] | Callable[[sqlite3.Connection], None]
 
 FIRST = 1  # the schema of release 0.1.0
 STEPS: tuple[Step, ...] = (
-    (  # to schema 2: usage by target host, what was said of batches that were posted, and how often a zone changed
+    (  # to schema 2: usage by host, what was said of batches that were posted, how often a zone changed, coverage
         """CREATE TABLE usage_host (zone INTEGER NOT NULL, day INTEGER NOT NULL, host TEXT NOT NULL,
         target_requests INTEGER NOT NULL DEFAULT 0, target_successes INTEGER NOT NULL DEFAULT 0,
         target_bytes_up INTEGER NOT NULL DEFAULT 0, target_bytes_down INTEGER NOT NULL DEFAULT 0,
@@ -37,6 +37,8 @@ STEPS: tuple[Step, ...] = (
         key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
         "CREATE INDEX receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",
         "CREATE TABLE freshness (zone INTEGER PRIMARY KEY, newest_ms INTEGER, changes INTEGER NOT NULL) STRICT",
+        """CREATE TABLE coverage (source TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL,
+        PRIMARY KEY (source, start_ms)) STRICT, WITHOUT ROWID""",
         "INSERT INTO freshness SELECT zone, newest_ms, 0 FROM newest",
         "DROP TABLE newest",
     ),

@@ -19,6 +19,8 @@ _USAGE_TABLE = (
 )
 # `changes`: in how many transactions the zone's rows or `newest_ms` changed, by which a kept answer is known as right.
 FRESHNESS = "CREATE TABLE freshness (zone INTEGER PRIMARY KEY, newest_ms INTEGER, changes INTEGER NOT NULL) STRICT"
+COVERAGE = """CREATE TABLE coverage (source TEXT NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT NULL,
+        PRIMARY KEY (source, start_ms)) STRICT, WITHOUT ROWID"""
 SCHEMA = (
     *(_USAGE_TABLE.format(table=table) for table in TABLES.values()),
     """CREATE TABLE source (
@@ -45,6 +47,7 @@ SCHEMA = (
         key BLOB PRIMARY KEY, body BLOB NOT NULL, expires_s INTEGER, answer BLOB NOT NULL) STRICT, WITHOUT ROWID""",
     "CREATE INDEX receipt_expires_s ON receipt (expires_s) WHERE expires_s IS NOT NULL",
     FRESHNESS,
+    COVERAGE,
     "CREATE TABLE state (only INTEGER PRIMARY KEY CHECK (only = 1), committed_ms INTEGER) STRICT",
     "INSERT INTO state VALUES (1, NULL)",
 )

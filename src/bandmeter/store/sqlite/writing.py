@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import SourceState, overlaps
+from bandmeter.domain.contracts import STRETCHES_MAX, SourceState, overlaps
 from bandmeter.domain.grid import Resolution
 from bandmeter.domain.usage import DIMENSION_BITS, Outcomes, Side
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, STATE_COLUMNS, TABLES
@@ -166,6 +166,20 @@ def note_change(db: sqlite3.Connection, zones: set[int], newest_ms: dict[int, in
         "INSERT INTO freshness VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET changes = changes + 1, newest_ms = "
         "max(coalesce(newest_ms, excluded.newest_ms), coalesce(excluded.newest_ms, newest_ms))",
         [(zone, newest_ms.get(zone)) for zone in sorted(zones | newest_ms.keys())],
+    )
+
+
+def cover(db: sqlite3.Connection, name: str, ms: int, gap_ms: int) -> None:
+    """Lengthen a source's last stretch of coverage, or begin one after a gap."""
+    last = db.execute("SELECT max(start_ms), end_ms FROM coverage WHERE source = ?", [name]).fetchone()
+    if last[0] is not None and ms - last[1] <= gap_ms:
+        db.execute("UPDATE coverage SET end_ms = max(end_ms, ?) WHERE source = ? AND start_ms = ?", [ms, name, last[0]])
+        return
+    db.execute("INSERT INTO coverage VALUES (?, ?, ?)", [name, ms, ms])
+    db.execute(
+        "DELETE FROM coverage WHERE source = ? AND start_ms <= "
+        "(SELECT start_ms FROM coverage WHERE source = ? ORDER BY start_ms DESC LIMIT 1 OFFSET ?)",
+        [name, name, STRETCHES_MAX],
     )
 
 

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from bandmeter.domain.usage import Outcomes
 
 SECRET = re.compile(r"(bm_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
+NAMING = frozenset({"source", "account", "zone"})  # labels that name what is a customer's, or the operator's
 SECRET_NAMES = frozenset({"authorization", "apikey", "x-apikey", "token", "password", "secret"})
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)  # a usage answer takes about 1 ms
 
@@ -94,8 +95,11 @@ class Metrics:
         found[0].inc()
         found[1].observe(seconds)
 
-    def render(self, outcomes: Iterable[Outcomes], committed_ms: int | None) -> bytes:
-        """The Prometheus text, with the store's counts of records as they are now (law 2)."""
+    def render(self, outcomes: Iterable[Outcomes], committed_ms: int | None, *, with_names: bool = False) -> bytes:
+        """The Prometheus text, with the store's counts of records as they are now (law 2).
+
+        Without `with_names` whatever is told by source, account or zone is left out.
+        """
         total = Outcomes()
         for one in outcomes:
             total = total.plus(one)
@@ -103,9 +107,30 @@ class Metrics:
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            if not with_names:
+                registry = _without_names(registry)
         stored = CollectorRegistry()
         stored.register(_Stored(total, committed_ms or 0))
         return generate_latest(registry) + generate_latest(stored)
+
+
+def _without_names(registry: CollectorRegistry) -> CollectorRegistry:
+    kept = CollectorRegistry()
+    kept.register(_Nameless(registry))
+    return kept
+
+
+class _Nameless(Collector):
+    """What a registry tells, without the metrics whose labels name somebody."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Those metrics."""
+        for metric in self._registry.collect():
+            if not any(NAMING.intersection(sample.labels) for sample in metric.samples):
+                yield metric
 
 
 class _Stored(Collector):
