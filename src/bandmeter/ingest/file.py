@@ -49,7 +49,7 @@ class FileRun:
         self.is_stopped = False
         self.must_reopen = False  # to go on: part of a line was read whose end is not there yet
         self._before = self.found.state._replace(path=shown_path)
-        self._tail = b""  # the last bytes before the position, for its check
+        self._tail = self._tail_after = b""  # the last bytes before the position, for its check; of the next batch
         self._columns: tuple[str, ...] = ()
         self._content: source.Content | None = None
 
@@ -126,6 +126,9 @@ class FileRun:
         limit, growth, least = min(FIRST_BATCH_BYTES, scratch.size), 8, REJECTS_BATCH_BYTES
         while True:
             has_ended = scratch.fill(content.read_into, limit)
+            around = self._tail + scratch.bytes(0, source.CHECK_BYTES)
+            if not content.has(around, self.state.position - len(self._tail)):
+                raise Moved  # truncated, and written again, while it was read
             cut = scratch.rfind(b"\n") + 1
             if cut:
                 content.push_back(scratch.bytes(cut))
@@ -150,7 +153,8 @@ class FileRun:
                     return
                 batch = skipped
             put(batch)
-            self._before = self.state = batch.after
+            self._before = self.state = batch.after  # not before it was put: what was not is read again
+            self._tail = self._tail_after
             if not progress(content.progress_bytes, content.size, self.state.lines):
                 self.is_stopped = True
                 return
@@ -193,7 +197,7 @@ class FileRun:
             newest_ms=max(filter(None, (start.newest_ms, placed.newest)), default=None),
             note=self._note_of(start, records.unmeterable),
         )
-        self._tail = tail[-source.CHECK_BYTES :]
+        self._tail_after = tail[-source.CHECK_BYTES :]
         return self._batch(after, placed, rejects, now_ms)
 
     def _batch(self, after: SourceState, placed: place.Placed, rejects: list[Reject], now_ms: int) -> Batch:
@@ -249,8 +253,9 @@ class FileRun:
         self.content.push_back(scratch.bytes(length))
         scratch.cut(length)
         start, head = self.state, self._head()
-        self._tail = (self._tail + scratch.bytes(max(0, length - source.CHECK_BYTES)))[-source.CHECK_BYTES :]
-        after = start._replace(head=head, position=start.position + length, check=source.check_of(self._tail))
+        tail = (self._tail + scratch.bytes(max(0, length - source.CHECK_BYTES)))[-source.CHECK_BYTES :]
+        after = start._replace(head=head, position=start.position + length, check=source.check_of(tail))
+        self._tail_after = tail
         return self._batch(after, place.NOTHING, [], self._tools.clock_ms())
 
     def _skip_long_line(self) -> Batch | None:
@@ -270,7 +275,7 @@ class FileRun:
             if newline:
                 content.push_back(rest)
                 break
-        self._tail = tail
+        self._tail_after = tail
         reject = Reject(start.lines + 1, start.position, "", "corrupt", "the line is longer than a batch", text)
         after = start._replace(
             head=head,

@@ -110,9 +110,13 @@ class Content:
                 return False
         return True
 
+    def has(self, expected: bytes, offset: int) -> bool:
+        """Whether the file itself has these bytes there, now; of a compressed one that is not asked."""
+        return self.is_compressed or os.pread(self.fileno, len(expected), offset) == expected
+
     def return_to(self, position: int, tail: bytes) -> bool:
         """Go back to `position` of an uncompressed file; whether the bytes before it are still `tail`."""
-        if os.pread(self.fileno, len(tail), position - len(tail)) != tail or self.size < position:
+        if not self.has(tail, position - len(tail)) or self.size < position:
             return False
         self._raw.seek(position)
         self.offset, self._pushed_back = position, b""

@@ -2,7 +2,8 @@
 
 A file is known by its inode while it is open, and by its content otherwise (`source.py`), so it does not matter by
 which name it comes back. A file that was renamed is read to its end before what took its name; one that is gone is read
-on for a while, since a proxy may write to it until it opens the next. What cannot be read now is tried again later.
+on for a while, since a proxy may write to it until it opens the next. What cannot be read now is tried again later; and
+while nothing can be stored a file stays open, so that it may lose its name meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest.commit import Direct, Moved
 from bandmeter.ingest.file import FileRun
@@ -63,12 +65,15 @@ class _Identity(NamedTuple):
 class _Follower:
     """One file of a source, open or about to be."""
 
-    def __init__(self, tools: Tools, watched: Watched, path: str, uptime_s: Callable[[], float]) -> None:
+    def __init__(
+        self, tools: Tools, watched: Watched, path: str, identity: _Identity, uptime_s: Callable[[], float]
+    ) -> None:
         self.watched, self.path = watched, path
         self.problem = ""
+        self.fault = ""  # why the store takes nothing now
         self.is_gone = False
         self.waiting_bytes = 0
-        self._tools, self._uptime_s = tools, uptime_s
+        self._tools, self._identity, self._uptime_s = tools, identity, uptime_s
         self._run: FileRun | None = None
         self._direct = Direct(tools.store, 0)
         self._seen: tuple[int, int] | None = None  # size and time of the last change when nothing was left to read
@@ -93,23 +98,35 @@ class _Follower:
         if now < self._asleep_until:
             return False
         try:
-            return self._step(should_stop, now + TURN_SECONDS)
+            has_counted = self._step(should_stop, now + TURN_SECONDS)
         except Moved:
             self.close()  # and looked up again, at once
             return True
-        except (BandmeterError, OSError) as error:
-            self.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other files are followed
+            is_store = isinstance(error, BandmeterError) and error.code == errors.UNAVAILABLE
+            if not is_store or (self._run and self._run.content.is_compressed):  # which cannot be read again
+                self.close()
             self._complain(error)
+            self.fault = self.problem if is_store else ""
             self._asleep_until = self._uptime_s() + RETRY_SECONDS
             return False
+        self.fault = ""
+        return has_counted
 
-    def _complain(self, error: BandmeterError | OSError) -> None:
+    def _complain(self, error: Exception) -> None:
         if isinstance(error, BandmeterError):
             sentence = error.sentence
         else:
-            sentence = f"{self.path} cannot be read ({error.strerror})."
+            sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
         if sentence != self.problem:
-            _log.error("a source cannot be read", source=self.watched.job.source_name, path=self.path, reason=sentence)
+            is_ours = not isinstance(error, BandmeterError | OSError)
+            _log.error(
+                "a source cannot be read",
+                source=self.watched.job.source_name,
+                path=self.path,
+                reason=sentence,
+                exc_info=is_ours,
+            )
         self.problem = sentence
 
     def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
@@ -138,12 +155,12 @@ class _Follower:
         return run.state.position > before
 
     def _status(self) -> os.stat_result | None:
-        if self._run:
-            return os.fstat(self._run.content.fileno)
+        """Of the file; None while it is not open and another has its path, until the next look for new names."""
         try:
-            return os.stat(self.path)  # noqa: PTH116 - as glob gave it
+            status = os.fstat(self._run.content.fileno) if self._run else os.stat(self.path)  # noqa: PTH116 - as glob gave it
         except FileNotFoundError:
             return None
+        return status if (status.st_dev, status.st_ino) == self._identity else None
 
     def _open(self, status: os.stat_result) -> FileRun | None:
         """The file, opened where its counted part ends; None when there is nothing to count in it now."""
@@ -152,9 +169,13 @@ class _Follower:
             return None
         run = FileRun(self._tools, self.path, self.path, self.watched.job)
         if run.found.is_shorter and is_older_copy(self._tools, run, self.path):
-            self._seen = _change(status)
+            self._seen = _change(status) if self._status() else None
             return None
         run.open()
+        held = os.fstat(run.content.fileno)
+        if (held.st_dev, held.st_ino) != self._identity:  # it was renamed a moment ago
+            run.close()
+            return None
         if run.content.is_compressed and self._stable != _change(status):
             run.close()
             self._stable = _change(status)  # it may still be written: looked at again in the next round
@@ -182,6 +203,7 @@ class Tail:
         self._followers: dict[tuple[str, _Identity], _Follower] = {}
         self._stopping = threading.Event()
         self._scanned_at = float("-inf")
+        self.fault = ""  # why the store takes nothing now; "" when the last commit went well
         self.standings = {watched.job.source_name: Standing() for watched in self._sources}
 
     def run(self) -> None:
@@ -226,7 +248,8 @@ class Tail:
                 if follower is None:
                     if len(self._followers) >= FILES_MAX:
                         continue
-                    follower = self._followers[key] = _Follower(self._tools, watched, path, self._uptime_s)
+                    follower = _Follower(self._tools, watched, path, identity, self._uptime_s)
+                    self._followers[key] = follower
                 follower.path = path
         for key, follower in list(self._followers.items()):
             follower.is_gone = key not in present
@@ -234,6 +257,7 @@ class Tail:
                 del self._followers[key]
 
     def _note_standings(self) -> None:
+        self.fault = next((follower.fault for follower in self._followers.values() if follower.fault), "")
         for name, standing in self.standings.items():
             mine = [follower for (source_name, _), follower in self._followers.items() if source_name == name]
             standing.files = sum(not follower.is_gone for follower in mine)

@@ -1,0 +1,137 @@
+"""Files that are followed: renamed, truncated and deleted at the worst moments, and a store that takes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from bandmeter.domain import errors
+from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Span
+from bandmeter.domain.tenancy import Zone
+from bandmeter.domain.usage import Side
+from bandmeter.formats import FORMATS
+from bandmeter.ingest.job import Job
+from bandmeter.ingest.scratch import Scratch
+from bandmeter.ingest.tail import RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
+from bandmeter.ingest.tools import Tools
+from bandmeter.store import MemoryStore
+
+NOW_MS = 1_795_392_000_000
+FULL = "The usage store cannot be used now (database or disk is full)."
+
+
+class Following:
+    """A tail over `folder`, at a time that stands still until it is told to pass."""
+
+    def __init__(self, folder):
+        self.folder, self.store, self.uptime_s = folder, MemoryStore(), 0.0
+        self.tools = Tools(
+            self.store, lambda: [Zone(1, "acme", "res", "res")], lambda: NOW_MS, folder, 1 << 20, version=lambda: 1
+        )
+        job = Job(FORMATS["jsonl"], "proxy", "acme", "res")
+        self.tail = Tail(self.tools, [Watched(job, f"{folder}/*.log*")], lambda: self.uptime_s)
+
+    def write(self, name, *numbers):
+        """Append a line for each number."""
+        with (self.folder / name).open("a") as file:
+            for number in numbers:
+                file.write(f'{{"time": {NOW_MS // 1000 - number}, "bytes_up": {number}, "bytes_down": 0}}\n')
+
+    def go_on(self, seconds=SCAN_SECONDS):
+        """Let time pass, and look at the files until nothing more is found."""
+        self.uptime_s += seconds
+        while self.tail.step():
+            pass
+
+    @property
+    def total(self):
+        return self.store.total(1, Side.TARGET, Span(0, 4_102_444_800)).bytes_up
+
+
+@pytest.fixture
+def following(tmp_path):
+    made = Following(tmp_path)
+    with contextlib.closing(made.tools), contextlib.closing(made.tail):
+        yield made
+
+
+def test_what_was_renamed_before_it_was_opened_is_read_and_what_took_its_name_too(following, monkeypatch):
+    """Each file once, though one was looked for by the name of the other."""
+    following.write("a.log", 1)
+    found = following.tail._scan
+
+    def scan_and_rename(now):
+        found(now)
+        monkeypatch.undo()
+        (following.folder / "a.log").rename(following.folder / "a.log.1")
+        following.write("a.log", 20)
+
+    monkeypatch.setattr(following.tail, "_scan", scan_and_rename)
+    following.go_on()
+    following.go_on()
+    assert following.total == 21
+    following.write("a.log.1", 300)
+    following.write("a.log", 4_000)
+    following.go_on()
+    assert following.total == 4_321
+
+
+def test_what_is_truncated_and_written_again_while_it_is_read_is_not_its_continuation(following, monkeypatch):
+    """What was written before that is in the copy; what was written after it is read from the beginning."""
+    following.write("a.log", 1)
+    following.go_on()
+    following.write("a.log", 20)
+    fill = Scratch.fill
+
+    def copy_truncate_and_fill(*arguments):
+        monkeypatch.undo()
+        (following.folder / "a.log.1").write_bytes((following.folder / "a.log").read_bytes())
+        (following.folder / "a.log").write_bytes(b"")
+        following.write("a.log", 300, 4_000, 50_000)
+        return fill(*arguments)
+
+    monkeypatch.setattr(Scratch, "fill", copy_truncate_and_fill)
+    following.go_on(0)
+    following.go_on()
+    assert following.total == 54_321
+
+
+def test_while_the_store_takes_nothing_a_file_may_lose_its_name(following, monkeypatch):
+    """It stays open, the fault is told and goes away by itself, and all is counted."""
+    following.write("a.log", 1)
+    following.go_on()
+
+    def refuse(_):
+        raise BandmeterError(errors.UNAVAILABLE, FULL)
+
+    monkeypatch.setattr(following.store, "write", refuse)
+    following.write("a.log", 20)
+    following.go_on()
+    assert (following.tail.fault, following.tail.standings["proxy"].problem) == (FULL, FULL)
+    (following.folder / "a.log").unlink()
+    following.go_on(RETRY_SECONDS)
+    assert following.total == 1
+    monkeypatch.undo()
+    following.go_on(RETRY_SECONDS)
+    assert (following.total, following.tail.fault) == (21, "")
+
+
+def test_a_file_that_breaks_something_stops_no_other(following, monkeypatch):
+    following.write("a.log", 1)
+    following.go_on()
+    write = following.store.write
+
+    def fail_once(_):
+        monkeypatch.setattr(following.store, "write", write)
+        raise TypeError
+
+    monkeypatch.setattr(following.store, "write", fail_once)
+    following.write("a.log", 20)
+    following.write("b.log", 300)
+    following.go_on()
+    assert following.total == 301
+    assert following.tail.standings["proxy"].problem == f"{following.folder}/a.log cannot be read (TypeError)."
+    following.go_on(RETRY_SECONDS)
+    assert (following.total, following.tail.standings["proxy"].problem) == (321, "")
