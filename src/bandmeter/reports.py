@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -298,6 +299,26 @@ class Reports:
     def _months_with_traffic(self, zone: Zone, end: int) -> list[Span]:
         rows = self.store.read([zone.number], zone.side, Resolution.DAY, Span(0, end)).get(zone.number, NO_ROWS)
         return [grid.month_span(start) for start in sorted({grid.month_start(bucket) for bucket in rows.bucket})]
+
+
+def gaps(coverage: Mapping[str, Sequence[tuple[int, int]]], span: Span) -> list[Span]:
+    """When one of the sources did not report, between its first report and the last, within `span`; joined, in order.
+
+    `coverage` as `Store.coverage` tells it. What lies behind a source's last report is not a gap yet.
+    """
+    found: list[Span] = []
+    for stretches in coverage.values():
+        for (_, end_ms), (start_ms, _) in itertools.pairwise(stretches):
+            start, end = max(span.start, end_ms // 1000), min(span.end, -(-start_ms // 1000))
+            if start < end:
+                found.append(Span(start, end))
+    joined: list[Span] = []
+    for gap in sorted(found):
+        if joined and gap.start <= joined[-1].end:
+            joined[-1] = Span(joined[-1].start, max(joined[-1].end, gap.end))
+        else:
+            joined.append(gap)
+    return joined
 
 
 def _trial_end(account: Account) -> int:

@@ -237,9 +237,9 @@ def test_a_time_may_have_an_offset_also_one_whose_plus_was_not_encoded(ask):
 
 
 def test_fresh_is_of_the_zones_that_were_read(ask):
-    assert ask(zones="two").json()["fresh"] == {"newest_ms": None, "committed_ms": 11_000}
-    assert ask().json()["fresh"] == {"newest_ms": 7_000, "committed_ms": 11_000}
-    assert ask(who="").json()["fresh"] == {"newest_ms": 9_000, "committed_ms": 11_000}
+    assert ask(zones="two").json()["fresh"] == {"newest_ms": None, "committed_ms": 11_000, "reported_ms": None}
+    assert ask().json()["fresh"] == {"newest_ms": 7_000, "committed_ms": 11_000, "reported_ms": None}
+    assert ask(who="").json()["fresh"] == {"newest_ms": 9_000, "committed_ms": 11_000, "reported_ms": None}
 
 
 # ---------------------------------------------------------------- rates

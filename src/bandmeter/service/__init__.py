@@ -277,7 +277,15 @@ def asgi() -> Any:
     limiter = limits.open_limiter(rules, config.limits.server, config.data / LIMITS_FILE, time.monotonic)
     feed = Feed(os.environ.get(feeding.SOCKET, ""))
     taker = records.Taker(feed, functools.partial(find_format, config))
-    spoken = (*spoken, native.dialect(parts.reports, parts.catalog, (records.endpoint(taker),)))
+    spoken = (
+        *spoken,
+        native.dialect(
+            parts.reports,
+            parts.catalog,
+            (records.endpoint(taker),),
+            followed=tuple(source.name for source in config.sources),
+        ),
+    )
     metrics = telemetry.Metrics()
     ready = functools.partial(health, parts)
     return build(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Call, Dialect, Endpoint, Reply
 from bandmeter.domain.usage import DIMENSIONS
-from bandmeter.web.native import parameters, problems, rates, tables, usage, zones
+from bandmeter.web.native import parameters, problems, rates, sources, tables, usage, zones
 from bandmeter.web.native.fold import COUNTERS
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ _USAGE_SCHEMA = _object(
         "from": _TIME,
         "to": _TIME,
         "timezone": _TEXT,
-        "fresh": _object({"newest_ms": _MS, "committed_ms": _MS}),
+        "fresh": _object({"newest_ms": _MS, "committed_ms": _MS, "reported_ms": _MS}),
+        "gaps": {
+            "type": "array",
+            "items": _object({"from": _TIME, "to": _TIME}),
+            "description": "When a followed source did not report: no traffic there is not known to be none.",
+        },
     }
 )
 _ZONES_SCHEMA = _object(
@@ -65,8 +70,16 @@ _ZONES_SCHEMA = _object(
 )
 
 
-def dialect(reports: Reports, catalog: Catalog, more: tuple[Endpoint, ...] = ()) -> Dialect:
-    """The native API over these reports, for the accounts of this catalog. `more`: what else it has."""
+_SOURCES_SCHEMA = _object({"rows": _rows(_object(sources.ROW)), "next": _CURSOR, "from": _TIME, "to": _TIME})
+
+
+def dialect(
+    reports: Reports, catalog: Catalog, more: tuple[Endpoint, ...] = (), followed: tuple[str, ...] = ()
+) -> Dialect:
+    """The native API over these reports, for the accounts of this catalog.
+
+    `more`: what else it has; `followed`: the names of the sources whose coverage answers tell.
+    """
     shared: dict[str, Any] = {
         "parse": _ask_nothing,
         "errors": _ERRORS,
@@ -82,7 +95,7 @@ def dialect(reports: Reports, catalog: Catalog, more: tuple[Endpoint, ...] = ())
                 name="usage",
                 paths=("/v1/usage",),
                 summary="Usage of any zones, split and cut as asked",
-                render=_bound(usage.respond, reports, catalog),
+                render=_bound(functools.partial(usage.respond, followed=followed), reports, catalog),
                 schema=_USAGE_SCHEMA,
                 parameters=parameters.USAGE,
                 **shared,
@@ -101,6 +114,15 @@ def dialect(reports: Reports, catalog: Catalog, more: tuple[Endpoint, ...] = ())
                     parameters.FORMAT,
                 ),
                 **shared,
+            ),
+            Endpoint(
+                name="sources",
+                paths=("/v1/sources",),
+                summary="What was counted of each source, and when it did not report",
+                render=_bound(sources.respond, reports, catalog),
+                schema=_SOURCES_SCHEMA,
+                parameters=sources.PARAMETERS,
+                **shared | {"media_types": ("application/json",)},
             ),
             *more,
         ),

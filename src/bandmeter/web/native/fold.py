@@ -57,15 +57,19 @@ class Asked:
 
 
 class Fresh(NamedTuple):
-    """Until when usage was counted: the newest traffic of the zones that were read, and the store's last commit."""
+    """Until when usage was counted: the newest traffic of the zones that were read, and the store's last commit.
+
+    `reported_ms`: up to when every followed source has reported all that it had; None: none is followed.
+    """
 
     newest_ms: int | None = None
     committed_ms: int | None = None
+    reported_ms: int | None = None
 
     def after(self, answer: UsageAnswer) -> Fresh:
         """With another answer."""
         newest = max((ms for ms in (self.newest_ms, answer.newest_ms) if ms is not None), default=None)
-        return Fresh(newest, answer.committed_ms)
+        return self._replace(newest_ms=newest, committed_ms=answer.committed_ms)
 
 
 class Folder:

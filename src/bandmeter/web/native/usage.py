@@ -15,6 +15,7 @@ from bandmeter.domain.contracts import EVERY_ACCOUNT, Call, Reply
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
 from bandmeter.domain.usage import Side
+from bandmeter.reports import gaps
 from bandmeter.web.native import chosen, cursor, parameters, tables
 from bandmeter.web.native.chosen import Chosen
 from bandmeter.web.native.fold import COUNTERS, Asked, Folder, Key
@@ -30,27 +31,41 @@ SAMPLES_MAX = 2_000_000  # buckets times zones that one row may mix: some second
 _LAST = 1 << 62  # as a key's bucket: after every row of its zone
 
 
-def respond(reports: Reports, catalog: Catalog, call: Call) -> Reply:
-    """A page of rows, and where the next one begins."""
+def respond(reports: Reports, catalog: Catalog, call: Call, followed: tuple[str, ...] = ()) -> Reply:
+    """A page of rows, and where the next one begins; with the coverage of the `followed` sources."""
     form, limit = parameters.read_form(call), parameters.read_limit(call)
     asked, after = _read(call)
     zones = chosen.choose(reports, catalog, call)
     folder = Folder(reports, asked)
     found, last = _page(folder, _parts(asked, zones, after, limit), after, limit, by_zone=asked.by_zone)
     following = cursor.write(call, [*asked.span, *last]) if last else None
+    reported_ms, missing = _coverage(reports, followed, asked)
+    fresh = folder.fresh._replace(reported_ms=reported_ms)
     about = {
         "next": following,
         **parameters.show_span(asked.span, asked.timezone),
         "timezone": asked.timezone,
-        "fresh": folder.fresh._asdict(),
+        "fresh": fresh._asdict(),
+        "gaps": [parameters.show_span(gap, asked.timezone) for gap in missing],
     }
     table = tables.Table(_columns(asked), [_row(asked, *row) for row in found], asked.timezone, about)
     headers = {
         "Bandmeter-Next-Cursor": following,
-        "Bandmeter-Newest-Ms": folder.fresh.newest_ms,
-        "Bandmeter-Committed-Ms": folder.fresh.committed_ms,
+        "Bandmeter-Newest-Ms": fresh.newest_ms,
+        "Bandmeter-Committed-Ms": fresh.committed_ms,
+        "Bandmeter-Reported-Ms": fresh.reported_ms,
     }
     return tables.render(table, form, {name: str(value) for name, value in headers.items() if value is not None})
+
+
+def _coverage(reports: Reports, followed: tuple[str, ...], asked: Asked) -> tuple[int | None, list[Span]]:
+    """Up to when every followed source has reported, None when one never did; and the gaps before."""
+    if not followed:
+        return None, []
+    found = reports.store.coverage(asked.span.start * 1000, max(asked.span.end, asked.now_s + 1) * 1000)
+    mine = {name: found[name] for name in followed if name in found}
+    reported = [stretches[-1][1] for stretches in mine.values()]
+    return (min(reported) if len(mine) == len(set(followed)) else None), gaps(mine, asked.span)
 
 
 # ---------------------------------------------------------------- reading the call
