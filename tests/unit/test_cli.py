@@ -16,6 +16,7 @@ import pytest
 
 from bandmeter import cli, service
 from bandmeter.catalog import Catalog
+from bandmeter.service import doctor
 
 NOW = "2022-11-22T11:35:32Z"
 LINES = [
@@ -565,7 +566,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(counted, run, data, monkeypatc
     )
     (data / "usage.db").chmod(0o644)
     monkeypatch.setenv("BANDMETER_NOW", "2022-11-01T00:00:00Z")
-    monkeypatch.setattr(service, "DISK_BYTES_MIN", 2**80)
+    monkeypatch.setattr(doctor, "DISK_BYTES_MIN", 2**80)
     found = checks(run, status=1)
     wrong = {name: check["problem"] for name, check in found.items() if not check["ok"]}
     assert set(wrong) == {"file modes", "free disk", "clock", "source gone", "source odd"}

@@ -14,7 +14,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
-from bandmeter.ingest import FileReport
+from bandmeter.ingest import FileReport, Job
 
 REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
 UNATTRIBUTED_SHOWN = 20
@@ -43,11 +43,12 @@ def ingest(
         raise BandmeterError(errors.INPUT_INVALID, "--account and --zone belong together: give both, or neither.")
     if bool(files) != (format_name is not None):
         raise BandmeterError(errors.INPUT_INVALID, "Files and --format belong together: give both, or neither.")
-    labels = service.Labels(account, zone, source, columns)
     reports: list[FileReport] = []
     with opened(context, create=True) as parts, progress.Shown() as shown:
         if files and format_name:
-            reports += service.ingest(parts, format_name, files, labels, shown.of)
+            names = tuple(columns.split(",")) if columns else ()
+            job = Job(service.find_format(parts.config, format_name), source, account, zone, names)
+            reports += service.ingest(parts, job, files, shown.of)
         else:
             _ingest_configured(parts, shown, reports)
     _print_reports(reports, as_json=as_json)
@@ -66,8 +67,7 @@ def _ingest_configured(parts: service.Parts, shown: progress.Shown, reports: lis
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     for source in parts.config.sources:
         files = service.source_files(parts.config, source)
-        labels = service.Labels(source=source.name)
-        reports += service.ingest(parts, source.format, files, labels, shown.of)
+        reports += service.ingest(parts, service.job_of(parts.config, source), files, shown.of)
 
 
 def _print_reports(reports: list[FileReport], *, as_json: bool) -> None:

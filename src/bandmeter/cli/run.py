@@ -10,6 +10,7 @@ from bandmeter import config as configuration
 from bandmeter import service
 from bandmeter.cli import output
 from bandmeter.cli.session import Json, configure
+from bandmeter.service import doctor as doctor_of
 
 UNWELL = 1  # the exit status
 
@@ -27,7 +28,7 @@ def serve(
 
 def doctor(context: typer.Context, as_json: Json = False) -> None:
     """Look for what may be wrong on this machine, and say what to do about it."""
-    checks = service.examine(configure(context))
+    checks = doctor_of.examine(configure(context))
     if as_json:
         output.print_json({"checks": [check._asdict() | {"ok": not check.problem} for check in checks]})
     for check in () if as_json else checks:

@@ -8,10 +8,8 @@ import functools
 import glob
 import http.client
 import os
-import shutil
 import socket
 import sqlite3
-import stat
 import tempfile
 import threading
 import time
@@ -27,6 +25,7 @@ from bandmeter.config.tables import Source
 from bandmeter.domain import errors, localtime
 from bandmeter.domain.contracts import Format, Store
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.usage import Side
 from bandmeter.ingest import FileReport, Job, Pipeline, Progress
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
@@ -40,14 +39,6 @@ STOP_SECONDS = 10  # for running answers to end; the slowest takes one
 READY_SECONDS = 5  # for one look at whether the server answers
 READY_PAUSE_SECONDS = 0.05  # between two looks
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-class Check(NamedTuple):
-    """One thing that `doctor` looked at, what was seen, and what is wrong with it, if anything, and what to do."""
-
-    name: str
-    seen: str
-    problem: str = ""
 
 
 class Parts(NamedTuple):
@@ -169,27 +160,35 @@ def find_format(config: Config, name: str) -> Format:
 # ---------------------------------------------------------------- ingest
 
 
-class Labels(NamedTuple):
-    """What the command line says about files: whose they are, under which source they count, what their columns are."""
+def job_of(config: Config, source: Source) -> Job:
+    """How a configured source is read; raises `input_invalid`."""
+    rules = tuple((identity, *_split(zone)) for identity, zone in source.zones.items())
+    return Job(
+        format=find_format(config, source.format),
+        source_name=source.name,
+        account=source.account or None,
+        zone=source.zone or None,
+        columns=tuple(source.columns.split(",")) if source.columns else (),
+        side=Side(source.side) if source.side else None,
+        spread=source.spread == "even",
+        header_adjust_bytes=source.header_adjust,
+        rules=rules,
+    )
 
-    account: str | None = None
-    zone: str | None = None
-    source: str = "files"
-    columns: str | None = None
+
+def _split(target: str) -> tuple[str, str]:
+    account, _, zone = target.partition("/")
+    return account, zone
 
 
-def ingest(
-    parts: Parts, format_name: str, paths: Sequence[str], labels: Labels, progress: Callable[[str], Progress]
-) -> Iterator[FileReport]:
+def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str], Progress]) -> Iterator[FileReport]:
     """Count files (`-`: standard input), each part of them once; a file that cannot be counted stops no other.
 
     `progress(path)` gives what is called after each batch of that file. Raises `input_invalid` before anything is
-    counted when the format, the account or the zone is none.
+    counted when the account or the zone is none.
     """
-    columns = tuple(labels.columns.split(",")) if labels.columns else ()
-    job = Job(find_format(parts.config, format_name), labels.source, labels.account, labels.zone, columns)
-    if labels.account and labels.zone and not parts.catalog.zone(labels.account, labels.zone):
-        sentence = f"There is no zone {labels.account}/{labels.zone}: add it, or look at `bandmeter zone list`."
+    if job.account and job.zone and not parts.catalog.zone(job.account, job.zone):
+        sentence = f"There is no zone {job.account}/{job.zone}: add it, or look at `bandmeter zone list`."
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     batch_bytes = parts.config.ingest.batch_bytes
     pipeline = Pipeline(
@@ -228,7 +227,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from bandmeter.service import feeding  # noqa: PLC0415
 
     for source in config.sources:
-        feeding.job_of(config, source)  # what is wrong with one is said here
+        job_of(config, source)  # what is wrong with one is said here
     _check_port(config.server.host, config.server.port)
     with open_parts(config, create=True):
         pass  # schemas are made here, once, and not by each worker
@@ -350,70 +349,7 @@ def _check_port(host: str, port: int) -> None:
         raise BandmeterError(errors.UNAVAILABLE, sentence) from error
 
 
-# ---------------------------------------------------------------- doctor
-
-DISK_BYTES_MIN = 2**30  # free: three weeks of a busy machine's usage, and room for SQLite to work
-AHEAD_MS_MAX = 600_000  # records further ahead of the clock are refused, so newer usage means the clock went back
-
-
-def examine(config: Config) -> list[Check]:
-    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do."""
-    folder = config.data
-    if not folder.is_dir():
-        return [Check("data folder", "", f"There is no folder {folder}: name it with --data, or add an account.")]
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return [Check("data folder", "", f"{folder} cannot be written: give it to this user with chown.")]
-    checks = [Check("data folder", str(folder.absolute())), _examine_modes(folder), _examine_disk(folder)]
-    try:
-        with open_parts(config) as parts:
-            count = len(parts.catalog.zones())
-            checks += [Check("catalog", f"{count} zones"), *_examine_usage(parts)]
-    except (BandmeterError, OSError, sqlite3.Error) as error:
-        checks.append(
-            Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
-        )
-    return [*checks, *(_examine_source(config, source) for source in config.sources)]
-
-
-def _examine_modes(folder: Path) -> Check:
-    files = [folder, *sorted(folder.glob("*.db*"))]
-    wide = [file for file in files if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
-    if wide:
-        return Check("file modes", "", f"Others may read {wide[0]}: run `chmod -R go-rwx {folder}`.")
-    return Check("file modes", "only this user may read")
-
-
-def _examine_disk(folder: Path) -> Check:
-    free = shutil.disk_usage(folder).free
-    seen = f"{free / 10**9:.1f} GB free"
-    return Check("free disk", seen, "" if free >= DISK_BYTES_MIN else f"Only {seen}: make room, or move the folder.")
-
-
-def _examine_usage(parts: Parts) -> Iterator[Check]:
-    problems = parts.store.check()
-    yield Check("usage store", "whole, and its resolutions agree", " ".join(problems))
-    fresh = parts.store.freshness([zone.number for zone in parts.catalog.zones()])
-    latest = max(fresh.newest_ms or 0, fresh.committed_ms or 0)
-    now = dt.datetime.fromtimestamp(clock_s(), dt.UTC)
-    if latest > clock_ms() + AHEAD_MS_MAX:
-        yield Check("clock", "", f"It says {now:%F %T} UTC, before the newest usage: set the clock.")
-    else:
-        yield Check("clock", f"{now:%F %T} UTC")
-
-
-def _examine_source(config: Config, source: Source) -> Check:
-    name = f"source {source.name}"
-    try:
-        find_format(config, source.format)
-    except BandmeterError as error:
-        return Check(name, "", error.sentence)
-    found = source_files(config, source)
-    hidden = [path for path in found if not os.access(path, os.R_OK)]
-    if not found:
-        return Check(name, "", f"No file fits {source.path}: mend the path in {config.file}.")
-    if hidden:
-        return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
-    return Check(name, f"{len(found)} files")
+# ---------------------------------------------------------------- sources
 
 
 def source_pattern(config: Config, source: Source) -> str:

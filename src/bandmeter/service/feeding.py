@@ -20,12 +20,9 @@ import structlog
 
 from bandmeter import service, telemetry
 from bandmeter.config import Config
-from bandmeter.config.tables import Source
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.usage import Side
 from bandmeter.ingest import bodies
-from bandmeter.ingest.job import Job
 from bandmeter.ingest.posts import Poster
 from bandmeter.ingest.server import Counter, Server
 from bandmeter.ingest.tail import Tail, Watched
@@ -41,27 +38,6 @@ PAUSES_SECONDS = (0.2, 1.0, 5.0)  # before it is started again; the last one for
 LONG_SECONDS = 60.0  # after which a start counts as the first again
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 _log = structlog.get_logger(__name__)
-
-
-def job_of(config: Config, source: Source) -> Job:
-    """How a configured source is read; raises `input_invalid`."""
-    rules = tuple((identity, *_split(zone)) for identity, zone in source.zones.items())
-    return Job(
-        format=service.find_format(config, source.format),
-        source_name=source.name,
-        account=source.account or None,
-        zone=source.zone or None,
-        columns=tuple(source.columns.split(",")) if source.columns else (),
-        side=Side(source.side) if source.side else None,
-        spread=source.spread == "even",
-        header_adjust_bytes=source.header_adjust,
-        rules=rules,
-    )
-
-
-def _split(target: str) -> tuple[str, str]:
-    account, _, zone = target.partition("/")
-    return account, zone
 
 
 # ---------------------------------------------------------------- inside
@@ -114,7 +90,9 @@ def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Ta
             by_host=config.ingest.hosts_per_day > 0,
         )
 
-    watched = [Watched(job_of(config, source), service.source_pattern(config, source)) for source in config.sources]
+    watched = [
+        Watched(service.job_of(config, source), service.source_pattern(config, source)) for source in config.sources
+    ]
     with (
         contextlib.closing(tools(bodies.CONTENT_BYTES_MAX)) as for_posts,
         contextlib.closing(tools(config.ingest.batch_bytes)) as for_files,

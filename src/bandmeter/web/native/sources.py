@@ -15,7 +15,7 @@ from bandmeter.domain.contracts import EVERY_ACCOUNT, Call, Reply, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes
-from bandmeter.reports import gaps
+from bandmeter.reports.folding import gaps
 from bandmeter.web.native import cursor, parameters
 
 if TYPE_CHECKING:

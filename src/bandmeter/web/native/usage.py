@@ -15,7 +15,7 @@ from bandmeter.domain.contracts import EVERY_ACCOUNT, Call, Reply
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
 from bandmeter.domain.usage import Side
-from bandmeter.reports import gaps
+from bandmeter.reports.folding import gaps
 from bandmeter.web.native import chosen, cursor, parameters, tables
 from bandmeter.web.native.chosen import Chosen
 from bandmeter.web.native.fold import COUNTERS, Asked, Folder, Key

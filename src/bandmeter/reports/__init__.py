@@ -5,23 +5,17 @@ Law 6: a number has one source: dashboard, dialects, native API and statement as
 
 from __future__ import annotations
 
-import bisect
-import functools
-import itertools
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, overload
 
-from bandmeter.domain import errors, grid, localtime, money, usage
+from bandmeter.domain import errors, grid, money, usage
 from bandmeter.domain.contracts import Freshness, Price, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.localtime import UTC
 from bandmeter.domain.questions import (
     DAILY_COSTS_MAX,
-    OTHER,
-    SPAN_SECONDS_MAX,
     AccountQuestion,
     Answer,
     Balance,
@@ -48,11 +42,12 @@ from bandmeter.domain.questions import (
 )
 from bandmeter.domain.tenancy import Account, Zone, ZoneStatus
 from bandmeter.domain.usage import ZERO, Columns, Counters, HostRow, Side
+from bandmeter.reports import folding
+from bandmeter.reports.folding import NO_ROWS
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
 
-NO_ROWS = Columns()
 ZONE_NOT_FOUND = "Zone not found"  # the same whether the zone exists in another account or nowhere
 
 
@@ -145,7 +140,7 @@ class Reports:
     def _usage(self, question: UsageQuestion) -> UsageAnswer:
         if question.timezone != UTC or isinstance(question.resolution, Unit):
             return self._local_usage(question)
-        _check_span(question.span, question.resolution)
+        folding.check_span(question.span, question.resolution)
         return self._read(question, question.resolution)
 
     def _local_usage(self, question: UsageQuestion) -> UsageAnswer:
@@ -153,11 +148,11 @@ class Reports:
         unit = question.resolution
         if isinstance(unit, Resolution):
             unit = grid.UNITS[unit]
-        edges, resolution = _edges(question.span, unit, question.timezone)
+        edges, resolution = folding.edges(question.span, unit, question.timezone)
         answer = self._read(question, resolution)
-        if _is_stored(edges, resolution):
+        if folding.is_stored(edges, resolution):
             return answer
-        zones = [ZoneUsage(used.zone, _regroup(used.columns, edges)) for used in answer.zones]
+        zones = [ZoneUsage(used.zone, folding.regroup(used.columns, edges)) for used in answer.zones]
         return answer._replace(zones=zones)
 
     def _read(self, question: UsageQuestion, resolution: Resolution) -> UsageAnswer:
@@ -188,28 +183,28 @@ class Reports:
         return rows
 
     def _series(self, question: SeriesQuestion) -> SeriesAnswer:
-        edges, resolution = _edges(question.span, question.resolution, question.timezone)
+        edges, resolution = folding.edges(question.span, question.resolution, question.timezone)
         named = self._named(question.account, question.names)
         selection = usage.select(question.measure, question.where)
         basis, _ = self._basis(zone for _, zone in named)
-        found: dict[int, _Numbers] = {}
+        found: dict[int, folding.Numbers] = {}
         for side, numbers in _by_side([zone for _, zone in named], question.side).items():
             found.update(self.store.read_series(numbers, side, resolution, question.span, selection))
-        if not _is_stored(edges, resolution):
-            found = {number: _fold(*numbers, edges) for number, numbers in found.items()}
-        folded = _merge(found)
+        if not folding.is_stored(edges, resolution):
+            found = {number: folding.fold(*numbers, edges) for number, numbers in found.items()}
+        folded = folding.merge(found)
         series = [Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named]
         return SeriesAnswer(series, edges, basis)
 
     def _targets(self, question: TargetsQuestion) -> list[ZoneTargets]:
-        _check_span(question.span, Resolution.DAY)
+        folding.check_span(question.span, Resolution.DAY)
         zones = self._zones(question.account, question.zones)
         kept: dict[int, list[HostRow]] = {}
         for side, numbers in _by_side(zones, question.side).items():  # before the totals, which then are no smaller
             kept |= self.store.read_hosts(numbers, side, question.span)
         totals = self._rows(zones, UsageQuestion(question.account, question.span, side=question.side), Resolution.DAY)
         return [
-            ZoneTargets(zone, _with_other(kept.get(zone.number, []), totals[zone.number]))
+            ZoneTargets(zone, folding.with_other(kept.get(zone.number, []), totals[zone.number]))
             for zone in zones
             if zone.number in totals
         ]
@@ -218,7 +213,7 @@ class Reports:
 
     def _costs(self, question: CostQuestion) -> CostAnswer:
         for span in question.spans:
-            _check_span(span, Resolution.FIVE_MINUTES)
+            folding.check_span(span, Resolution.FIVE_MINUTES)
         account = self._account(question.account)
         return CostAnswer(
             account.currency,
@@ -248,7 +243,7 @@ class Reports:
         return ZERO if start >= span.end else self.store.total(zone.number, zone.side, Span(start, span.end))
 
     def _daily_costs(self, question: DailyCostQuestion) -> DailyCostAnswer:
-        _check_span(question.span, Resolution.DAY)
+        folding.check_span(question.span, Resolution.DAY)
         account = self._account(question.account)
         zones = self._zones(account.id, None if question.zones is None else list(dict.fromkeys(question.zones)))
         if question.networks is not None:
@@ -263,7 +258,7 @@ class Reports:
     def _days(self, zone: Zone, span: Span, trial_end: int) -> ZoneDays:
         """Where costs add up, a day is priced from its own row, and a month is the sum of its days; else as `_cost`."""
         rows = self.store.read([zone.number], zone.side, Resolution.DAY, span).get(zone.number, NO_ROWS)
-        used = _by_bucket(rows)
+        used = folding.by_bucket(rows)
         amounts: dict[int, Decimal] = {}
         total = money.NOTHING
         for month in grid.months_in(span):
@@ -301,26 +296,6 @@ class Reports:
         return [grid.month_span(start) for start in sorted({grid.month_start(bucket) for bucket in rows.bucket})]
 
 
-def gaps(coverage: Mapping[str, Sequence[tuple[int, int]]], span: Span) -> list[Span]:
-    """When one of the sources did not report, between its first report and the last, within `span`; joined, in order.
-
-    `coverage` as `Store.coverage` tells it. What lies behind a source's last report is not a gap yet.
-    """
-    found: list[Span] = []
-    for stretches in coverage.values():
-        for (_, end_ms), (start_ms, _) in itertools.pairwise(stretches):
-            start, end = max(span.start, end_ms // 1000), min(span.end, -(-start_ms // 1000))
-            if start < end:
-                found.append(Span(start, end))
-    joined: list[Span] = []
-    for gap in sorted(found):
-        if joined and gap.start <= joined[-1].end:
-            joined[-1] = Span(joined[-1].start, max(joined[-1].end, gap.end))
-        else:
-            joined.append(gap)
-    return joined
-
-
 def _trial_end(account: Account) -> int:
     """Where the account's traffic begins to cost, on a 5-minute edge."""
     return grid.ceil_to(account.trial_until_s or 0, Resolution.FIVE_MINUTES)
@@ -330,116 +305,9 @@ def _day(start: int) -> Span:
     return Span(start, start + Resolution.DAY)
 
 
-def _by_bucket(columns: Columns) -> dict[int, Counters]:
-    """The sums of each bucket, over its dimensions; ascending."""
-    sums: dict[int, list[int]] = {}
-    for bucket, _, requests, successes, up, down in zip(*columns, strict=True):
-        known = sums.get(bucket)
-        if known is None:
-            sums[bucket] = [requests, successes, up, down]
-        else:  # in place: Counters.plus takes three times as long
-            known[0] += requests
-            known[1] += successes
-            known[2] += up
-            known[3] += down
-    return {bucket: Counters._make(counters) for bucket, counters in sums.items()}
-
-
-_Numbers = tuple[list[int], list[int]]
-
-
 def _by_side(zones: Sequence[Zone], side: Side | None) -> dict[Side, list[int]]:
     """The numbers of the zones, each once, by the side that is asked for, or that each bills."""
     by_side: dict[Side, dict[int, None]] = {}
     for zone in zones:
         by_side.setdefault(side or zone.side, {})[zone.number] = None
     return {each: list(numbers) for each, numbers in by_side.items()}
-
-
-def _edges(span: Span, unit: Unit, timezone: str) -> tuple[Sequence[int], Resolution]:
-    """The edges of a question's buckets, and the table that can answer it."""
-    _check_length(span)
-    edges = localtime.edges(span, unit, timezone)
-    return edges, grid.table(edges)
-
-
-def _is_stored(edges: Sequence[int], resolution: Resolution) -> bool:
-    """Whether the buckets between `edges` are the table's own."""
-    return edges[-1] - edges[0] == (len(edges) - 1) * resolution
-
-
-def _regroup(columns: Columns, edges: Sequence[int]) -> Columns:
-    """The table's rows added up to the buckets between `edges`."""
-    starts = {bucket: edges[bisect.bisect_right(edges, bucket) - 1] for bucket in set(columns.bucket)}
-    sums: dict[tuple[int, int], list[int]] = {}
-    for bucket, dimensions, *counters in zip(*columns, strict=True):
-        key = (starts[bucket], dimensions)
-        known = sums.get(key)
-        sums[key] = counters if known is None else list(map(operator.add, known, counters))
-    return Columns._make(zip(*((*key, *sums[key]) for key in sorted(sums)), strict=True)) if sums else NO_ROWS
-
-
-def _with_other(kept: list[HostRow], totals: Columns) -> list[HostRow]:
-    """The hosts of each day, and what they lack to its total."""
-    rest: dict[int, list[int]] = {}
-    for bucket, _, *counters in zip(*totals, strict=True):
-        rest[bucket] = list(map(operator.add, rest.get(bucket, [0] * len(counters)), counters))
-    for row in kept:
-        rest[row.day] = list(map(operator.sub, rest[row.day], row[2:]))
-    others = [HostRow(day, OTHER, *counters) for day, counters in rest.items() if any(counters)]
-    return sorted([*kept, *others])
-
-
-def _fold(buckets: list[int], values: list[int], edges: Sequence[int]) -> _Numbers:
-    """One value for each bucket between `edges`."""
-    starts = {bucket: edges[bisect.bisect_right(edges, bucket) - 1] for bucket in set(buckets)}
-    return _add_up([starts[bucket] for bucket in buckets], values)
-
-
-def _merge(found: dict[int, _Numbers]) -> dict[int, _Numbers]:
-    """Each bucket once. Zones may share a list of buckets, which is looked at once."""
-    lists = {id(buckets): buckets for buckets, _ in found.values()}
-    grids = {key: _grid(buckets) for key, buckets in lists.items()}
-    merged = {}
-    for number, (buckets, values) in found.items():
-        once = grids[id(buckets)]
-        if once is None:
-            merged[number] = _add_up(buckets, values)
-        elif len(once) == len(buckets):
-            merged[number] = (buckets, values)
-        else:
-            width = len(buckets) // len(once)
-            columns = (values[place::width] for place in range(width))
-            merged[number] = (once, functools.reduce(lambda a, b: list(map(operator.add, a, b)), columns))
-    return merged
-
-
-def _grid(buckets: list[int]) -> list[int] | None:
-    """Each of the (ascending) buckets once, when each stands there equally often, as in busy zones; else None."""
-    width = len(buckets) // len(set(buckets))
-    once = buckets[::width]
-    return once if once == buckets[width - 1 :: width] and len(set(once)) == len(once) else None
-
-
-def _add_up(buckets: list[int], values: list[int]) -> _Numbers:
-    sums: dict[int, int] = {}
-    for bucket, value in zip(buckets, values, strict=True):
-        sums[bucket] = sums.get(bucket, 0) + value
-    return list(sums), list(sums.values())
-
-
-def _check_length(span: Span) -> None:
-    if span.start > span.end:
-        raise BandmeterError(errors.PARAMETER_INVALID, "The period ends before it starts.")
-    if span.end - span.start > SPAN_SECONDS_MAX:
-        days = SPAN_SECONDS_MAX // Resolution.DAY
-        raise BandmeterError(errors.PARAMETER_INVALID, f"The period is longer than {days} days.")
-
-
-def _check_span(span: Span, resolution: Resolution) -> None:
-    _check_length(span)
-    if not span.is_aligned(resolution):
-        raise BandmeterError(
-            errors.PARAMETER_INVALID,
-            f"The period must start and end on an edge of {int(resolution)} seconds, UTC.",
-        )

@@ -1,0 +1,88 @@
+"""What can be wrong on a machine, and what to do about it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from bandmeter import service
+from bandmeter.config import Config
+from bandmeter.config.tables import Source
+from bandmeter.domain.errors import BandmeterError
+
+DISK_BYTES_MIN = 2**30  # free: three weeks of a busy machine's usage, and room for SQLite to work
+AHEAD_MS_MAX = 600_000  # records further ahead of the clock are refused, so newer usage means the clock went back
+
+
+class Check(NamedTuple):
+    """One thing that `doctor` looked at, what was seen, and what is wrong with it, if anything, and what to do."""
+
+    name: str
+    seen: str
+    problem: str = ""
+
+
+def examine(config: Config) -> list[Check]:
+    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do."""
+    folder = config.data
+    if not folder.is_dir():
+        return [Check("data folder", "", f"There is no folder {folder}: name it with --data, or add an account.")]
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return [Check("data folder", "", f"{folder} cannot be written: give it to this user with chown.")]
+    checks = [Check("data folder", str(folder.absolute())), _examine_modes(folder), _examine_disk(folder)]
+    try:
+        with service.open_parts(config) as parts:
+            count = len(parts.catalog.zones())
+            checks += [Check("catalog", f"{count} zones"), *_examine_usage(parts)]
+    except (BandmeterError, OSError, sqlite3.Error) as error:
+        checks.append(
+            Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
+        )
+    return [*checks, *(_examine_source(config, source) for source in config.sources)]
+
+
+def _examine_modes(folder: Path) -> Check:
+    files = [folder, *sorted(folder.glob("*.db*"))]
+    wide = [file for file in files if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077]
+    if wide:
+        return Check("file modes", "", f"Others may read {wide[0]}: run `chmod -R go-rwx {folder}`.")
+    return Check("file modes", "only this user may read")
+
+
+def _examine_disk(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    seen = f"{free / 10**9:.1f} GB free"
+    return Check("free disk", seen, "" if free >= DISK_BYTES_MIN else f"Only {seen}: make room, or move the folder.")
+
+
+def _examine_usage(parts: service.Parts) -> Iterator[Check]:
+    problems = parts.store.check()
+    yield Check("usage store", "whole, and its resolutions agree", " ".join(problems))
+    fresh = parts.store.freshness([zone.number for zone in parts.catalog.zones()])
+    latest = max(fresh.newest_ms or 0, fresh.committed_ms or 0)
+    now = dt.datetime.fromtimestamp(service.clock_s(), dt.UTC)
+    if latest > service.clock_ms() + AHEAD_MS_MAX:
+        yield Check("clock", "", f"It says {now:%F %T} UTC, before the newest usage: set the clock.")
+    else:
+        yield Check("clock", f"{now:%F %T} UTC")
+
+
+def _examine_source(config: Config, source: Source) -> Check:
+    name = f"source {source.name}"
+    try:
+        service.find_format(config, source.format)
+    except BandmeterError as error:
+        return Check(name, "", error.sentence)
+    found = service.source_files(config, source)
+    hidden = [path for path in found if not os.access(path, os.R_OK)]
+    if not found:
+        return Check(name, "", f"No file fits {source.path}: mend the path in {config.file}.")
+    if hidden:
+        return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
+    return Check(name, f"{len(found)} files")
