@@ -73,6 +73,7 @@ def empty() -> Iterator[Server]:
             yield Server(port, process.pid)
         finally:
             process.terminate()
+            process.wait()
 
 
 @contextlib.contextmanager
@@ -94,3 +95,4 @@ def bandmeter(
             yield Server(port, process.pid)
         finally:
             process.terminate()
+            process.wait()
