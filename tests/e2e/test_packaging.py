@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from bandmeter import service
+from bandmeter.service import feeding
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGING = ROOT / "packaging"
@@ -262,7 +263,7 @@ def test_the_unit_is_hardened():
 def test_the_unit_fits_the_program():
     settings = unit()["Service"]
     assert settings["Environment"] == f"BANDMETER_DATA=/var/lib/{settings['StateDirectory']}"
-    assert int(settings["TimeoutStopSec"]) > service.STOP_SECONDS
+    assert int(settings["TimeoutStopSec"]) > service.STOP_SECONDS + feeding.STOP_SECONDS
     assert settings["RestartPreventExitStatus"] == "2"
     user = (PACKAGING / "bandmeter.sysusers").read_text().splitlines()[-1].split()
     assert user[:2] == ["u", settings["User"]]

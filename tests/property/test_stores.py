@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandmeter.domain.contracts import Batch, Reject, SourceState
+from bandmeter.domain.contracts import Batch, Hosts, Reject, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone
@@ -327,6 +327,24 @@ def test_check_finds_what_is_wrong(tmp_path):
             assert set(found) == set(store.check_day(1, START)), (table, change)
             assert store.check_day(2, START) == store.check_day(1, START + 86_400) == []
             store.close()
+
+
+def test_check_finds_hosts_that_have_more_than_their_day(tmp_path):
+    """Fewer is right: a day keeps only so many of them."""
+    store = SqliteStore(tmp_path / "usage.db")
+    hosts = Hosts(
+        ["a.test", "b.test"], array("q", (*row(1, 0, 3)[:1], START, *row(1, 0, 3)[3:], 1, START, *row(1, 0, 1)[3:]))
+    )
+    rows = array("q", (*row(1, 0, 3), *row(1, 20, 3)))
+    store.write(Batch(NEW, NEW._replace(position=1), rows, {1: 1}, [], 5, hosts=hosts))
+    assert store.check() == store.check_day(1, START) == []
+    store._writer.execute("UPDATE usage_host SET target_bytes_up = 4 WHERE host = 'b.test'")
+    (sentence,) = store.check()
+    assert "usage_host has more than the day" in sentence
+    assert store.check_day(1, START) == [sentence]
+    store._writer.execute("UPDATE usage_host SET day = day + 1, target_bytes_up = 0")
+    assert store.check() == store.check_day(1, START + 86_400) != []
+    store.close()
 
 
 def test_check_finds_what_cancels_out_within_a_day(tmp_path):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
+from bandmeter.ingest import Job
 from bandmeter.store import SqliteStore
 from bandmeter.verify import Candidate, Findings, Recount, check_days, check_sources, check_zones, recount
 
@@ -36,12 +37,14 @@ def quiet(*_):
     pass
 
 
-def verified(meter, candidates=(), progress=quiet, days=DAYS):
+def verified(
+    meter, candidates=(), progress=quiet, days=DAYS, jobs=lambda name, log_format: Job(FORMATS[log_format], name)
+):
     findings = Findings()
     check_sources(meter.store, findings)
     check_days(meter.store, random.Random(3), days, findings)
     check_zones(meter.store, lambda: meter.zones, findings)
-    checked = Recount(meter.store, lambda: list(meter.zones), FORMATS.__getitem__, batch_bytes=meter.batch_bytes)
+    checked = Recount(meter.store, lambda: list(meter.zones), jobs, batch_bytes=meter.batch_bytes)
     checked.check(candidates, findings, progress)
     return findings
 
@@ -326,7 +329,7 @@ def test_another_file_under_the_name_is_not_taken_for_the_log(meter):
     write(meter.folder, "a.log", *map(line, range(20, 30)))
     findings = verified(meter)
     assert findings.differences == []
-    assert "not there any more" in findings.unchecked[0]
+    assert "are not there" in findings.unchecked[0]
 
 
 def test_what_came_through_a_pipe_cannot_be_recounted(meter, monkeypatch):
@@ -359,6 +362,21 @@ def test_a_log_that_was_given_to_a_zone_is_left_out(meter):
     assert "--account and --zone" in findings.unchecked[0]
 
 
+def test_a_log_is_read_as_its_source_says(meter):
+    """With its zone, its own rules, and the bytes that its headers lack; a rule that came later is no difference."""
+    path = write(meter.folder, "a.log", *(named(i, "eve") for i in range(10)), *(named(i, "bob") for i in range(5)))
+    settings = {"account": "acme", "zone": "res", "rules": (("bob", "acme", "shop.test"),), "header_adjust_bytes": 7}
+    meter.feed(path, **settings)
+    findings = verified(meter, jobs=lambda name, log_format: Job(FORMATS[log_format], name, **settings))
+    assert (findings.differences, findings.unchecked) == ([], [])
+    other = meter.folder / "b.log"
+    other.write_bytes(path.read_bytes())
+    meter.feed(other, source_name="other")
+    findings = verified(meter, jobs=lambda name, log_format: Job(FORMATS[log_format], name, **settings))
+    assert findings.differences == []
+    assert "zones or settings are others now" in findings.unchecked[0]
+
+
 def test_a_day_with_too_many_identities_is_left_out(meter):
     meter.store.identities_per_day = 2
     meter.feed(write(meter.folder, "a.log", *(named(i, f"u{i}") for i in range(10))))
@@ -376,8 +394,8 @@ def test_a_format_that_is_gone_is_told(meter):
     assert findings.unchecked == [f"source 1 ({meter.folder}/a.log): there is no format mine."]
 
 
-def find_none(name):
-    raise recount.BandmeterError("input_invalid", f"there is no format {name}.")
+def find_none(_, log_format):
+    raise recount.BandmeterError("input_invalid", f"there is no format {log_format}.")
 
 
 # ---------------------------------------------------------------- beside a server's work

@@ -59,9 +59,8 @@ def fill(store):
     store.write(Batch(other, more, array("q"), {}, [], START * 1000 + 2))
     store.claim("shop", SHOP)
     # Since schema 2:
-    hosts = Hosts(
-        ["example.com", "example.org"], array("q", [n for zone in (1, 2) for n in (zone, START, *[zone] * 8)])
-    )
+    host_rows = [(1, START, 3, 2, 90, 1_000, 0, 0, 0, 0), (2, START, 1, 1, 10, 20, 2, 2, 30, 40)]
+    hosts = Hosts(["example.com", "example.org"], array("q", [number for row in host_rows for number in row]))
     receipts = [Receipt(b"key", b"digest", START + 86_400, b"answer"), Receipt(b"for ever", b"digest", None, b"")]
     third = other._replace(name="post", head=b"post")
     batch = Batch(third, third._replace(position=1), array("q"), {}, [], START * 1000 + 2)

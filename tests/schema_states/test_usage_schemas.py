@@ -16,7 +16,7 @@ from bandmeter.catalog.tables import HEAD
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.usage import Counters, Outcomes, Side
+from bandmeter.domain.usage import Counters, HostRow, Outcomes, Side
 from bandmeter.store import SqliteStore
 from bandmeter.store.sqlite import migrations
 
@@ -71,7 +71,7 @@ def is_whole(store):
     hours = store.read([2], Side.CLIENT, Resolution.HOUR, EVER)[2]
     assert (hours.bucket[0], hours.bytes_up[0], len(hours.bucket)) == (START, 33, 6)
     assert store.total(2, Side.CLIENT, Span(START + 600, START + 900)) == Counters(1, 1, 3, 4)
-    squid, tsv, *_ = store.sources()
+    squid, tsv, *since_2 = store.sources()
     assert squid.outcomes == Outcomes(80, 30, 40, 2, 6, 2)
     assert (squid.position, squid.lines, squid.head, squid.check) == (5_000, 40, b"h" * 80, b"c" * 16)
     assert (squid.note, tsv.path, tsv.columns, tsv.position) == ("partial", "-", "time\tbytes_up", 13)
@@ -81,6 +81,9 @@ def is_whole(store):
     ]
     assert store.freshness([1]).newest_ms == (START + 180_300) * 1000 + 999
     assert store.committed_ms() == START * 1000 + 2
+    hosts = store.read_hosts([1, 2], Side.CLIENT, EVER)
+    assert hosts == ({2: [HostRow(START, "example.org", 2, 2, 30, 40)]} if since_2 else {})
+    assert (store.receipt(b"for ever") is not None) == bool(since_2)
     return True
 
 
@@ -217,9 +220,6 @@ def test_an_old_process_writes_no_more_once_a_newer_one_has_migrated(tmp_path, m
 
 
 def test_migrate_says_what_it_did(command, tmp_path):
-    command.apply({"acme": {"a": {}, "shop.test": {}}})
-    (command.data / "usage.db").unlink()
-    restore(OLDEST, command.data / "usage.db")
     command.apply({"acme": {"a": {}, "shop.test": {}}})
     (command.data / "usage.db").unlink()
     restore(OLDEST, command.data / "usage.db")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from typing import Annotated
 
 import typer
@@ -23,7 +26,16 @@ def serve(
 ) -> None:
     """Answer over HTTP until Ctrl-C."""
     options = {"server.host": host, "server.port": port, "server.workers": workers}
-    service.serve(configure(context, options), lambda url: print(f"Listening on {url}", flush=True))  # noqa: T201
+    service.serve(configure(context, options), _announce)
+
+
+def _announce(url: str) -> None:
+    """Tell whoever started us that the server answers: in words, and systemd by sd_notify(3), where it waits for it."""
+    print(f"Listening on {url}", flush=True)  # noqa: T201
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, contextlib.suppress(OSError):
+            supervisor.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
 def doctor(context: typer.Context, as_json: Json = False) -> None:

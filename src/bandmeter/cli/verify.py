@@ -11,7 +11,8 @@ import typer
 from bandmeter import service
 from bandmeter.cli import output, progress
 from bandmeter.cli.session import Json, opened
-from bandmeter.service import Parts
+from bandmeter.ingest import Job
+from bandmeter.service import Parts, feeding
 from bandmeter.verify import DAYS, Candidate, Findings, Recount, check_days, check_sources, check_zones
 
 FOUND = 1  # the exit status
@@ -42,7 +43,7 @@ def verify(
             recount = Recount(
                 parts.store,
                 parts.catalog.zones,
-                lambda name: service.find_format(parts.config, name),
+                lambda name, log_format: _find_job(parts, name, log_format),
                 batch_bytes=parts.config.ingest.batch_bytes,
             )
             recount.check(_candidates(parts), findings, step)
@@ -51,6 +52,14 @@ def verify(
     _print(findings, seed if sample else None, as_json=as_json)
     if findings.differences:
         raise typer.Exit(FOUND)
+
+
+def _find_job(parts: Parts, name: str, log_format: str) -> Job:
+    """How a source is read: as it is configured, else as its format says."""
+    for source in parts.config.sources:
+        if (source.name, source.format) == (name, log_format):
+            return feeding.job_of(parts.config, source)
+    return Job(service.find_format(parts.config, log_format), name)
 
 
 def _candidates(parts: Parts) -> Iterator[Candidate]:

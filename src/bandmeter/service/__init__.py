@@ -30,8 +30,7 @@ from bandmeter.ingest import FileReport, Job, Pipeline, Progress
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import STORES
-from bandmeter.upkeep import databases
-from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE
+from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE, check_finished, check_pair
 
 LIMITS_FILE = "limits.bin"
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
@@ -108,14 +107,13 @@ def start(config: Config, *, create: bool = False) -> Parts:
             f"There is no data folder {config.data}: name it with --data or BANDMETER_DATA, or start one with"
             " `bandmeter account add`.",
         )
-    databases.check_finished(config.data)
+    check_finished(config.data)
     with contextlib.ExitStack() as opened:
         catalog = Catalog.open(f"sqlite:///{(config.data / CATALOG_FILE).absolute()}")
         opened.callback(catalog.close)
         store = open_store(config)
         opened.callback(store.close)
-        ends = store.number_ends()  # first: a zone is in the catalog before any traffic of its is counted
-        databases.check_pair(ends[1] if ends else 0, catalog.highest_number())
+        check_pair(store.number_ends(), catalog.highest_number())  # in this order: a zone is there before its usage
         opened.pop_all()
     return Parts(config, catalog, store, Reports(catalog, store, PRICES))
 
@@ -323,19 +321,10 @@ def _announce(server: configuration.Server, when_ready: Callable[[str], None]) -
             time.sleep(READY_PAUSE_SECONDS)
         else:
             host = f"[{server.host}]" if ":" in server.host else server.host
-            _tell_supervisor("READY=1")
             when_ready(f"http://{host}:{server.port}")
             return
         finally:
             connection.close()
-
-
-def _tell_supervisor(state: str) -> None:
-    """Tell systemd, where that has started us and waits for it (sd_notify(3): a datagram to NOTIFY_SOCKET)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor, contextlib.suppress(OSError):
-            supervisor.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -4,8 +4,8 @@ A log is recognised by its content, as ingest does it, and read exactly as far a
 cut at newlines: law 1 says that cutting changes nothing. Its records are attributed by the catalog of today, so
 
 - the number of records of each source, and of those that are rejected, must be what is stored;
-- a source whose records are judged otherwise today (a zone was added that it named, or it was ingested with --account
-  and --zone, which are not stored) says so, and is left out of what follows;
+- a source whose records are judged otherwise today (a zone was added that it named, its settings were changed, or it
+  was ingested with --account and --zone, which are not stored) says so, and is left out of what follows;
 - the buckets of zones are sums over all sources. Where each of them was recounted, buckets must be equal; where some
   logs are gone, what is stored must be no less than the others say. Traffic that waits under an identity counts for
   the zone that this identity would reach today.
@@ -16,12 +16,13 @@ Ingest may go on meanwhile: what it adds is recounted too, until nothing was add
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bandmeter.domain.contracts import Format, SourceState, Store
+from bandmeter.domain.contracts import SourceState, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes
@@ -57,17 +58,21 @@ class _Done(NamedTuple):
 
 
 class Recount:
-    """One recount of all that can be found. `folder`: on whose disk copies of slices and rows may lie meanwhile."""
+    """One recount of all that can be found.
+
+    `find_job(name, format)`: how a source of that name is read; raises `input_invalid`. `folder`: on whose disk copies
+    of slices and rows may lie meanwhile.
+    """
 
     def __init__(
         self,
         store: Store,
         zones: Callable[[], list[Zone]],
-        find_format: Callable[[str], Format],
+        find_job: Callable[[str, str], Job],
         folder: Path | None = None,
         batch_bytes: int = 32 * 2**20,
     ) -> None:
-        self._store, self._zones, self._find_format = store, zones, find_format
+        self._store, self._zones, self._find_job = store, zones, find_job
         self._batch_bytes = batch_bytes
         self._parent = folder
         self._done: dict[int, _Done] = {}
@@ -134,13 +139,17 @@ class Recount:
         rows_file = self._folder / "source.db"
         with contextlib.closing(STORES["sqlite"](rows_file, IDENTITIES_MAX)) as rows:
             # The clock of the last batch: a record that was ahead of it then is ahead of it now.
-            pipeline = Pipeline(rows, self._zones, lambda: state.committed_ms or 0, self._folder, self._batch_bytes)
+            now_ms = state.committed_ms or 0
+            known_job = self._find_job(state.name, state.format)
+            pipeline = Pipeline(rows, self._zones, lambda: now_ms, self._folder, self._batch_bytes, by_host=False)
             with contextlib.closing(pipeline):
                 for number, (piece, position) in enumerate(self._slices(path, start, state.position)):
-                    job = self._job(state, str(number), piece, is_first=start == 0 and number == 0)
+                    columns = _columns(state, piece, is_first=start == 0 and number == 0)
+                    job = dataclasses.replace(known_job, source_name=str(number), columns=columns)
                     outcomes = outcomes.plus(pipeline.ingest(str(piece), job).outcomes)
                     step(position - start)
-            is_comparable = _is_comparable(state.outcomes, outcomes)
+            has_rules = bool(known_job.rules or known_job.zone)
+            is_comparable = _is_comparable(state.outcomes, outcomes, has_rules=has_rules)
             if is_comparable:
                 pour(rows, self._logs)
             elif known and known.is_comparable:
@@ -164,15 +173,6 @@ class Recount:
                             break
                         file.write(block)
                 yield piece, content.offset
-
-    def _job(self, state: SourceState, name: str, piece: Path, *, is_first: bool) -> Job:
-        columns = tuple(state.columns.split("\t")) if state.columns else ()
-        if columns and is_first:
-            with piece.open("rb") as file:
-                header = file.readline(READ_BYTES).decode("utf-8-sig", "replace").rstrip("\r\n")
-            if header == state.columns:  # it names its columns itself
-                columns = ()
-        return Job(self._find_format(state.format), name, columns=columns)
 
     # ------------------------------------------------------------ comparing
 
@@ -201,7 +201,7 @@ class Recount:
         gone = [s for s in states if self._failed.get(s.number) == "" and s.outcomes.received > s.outcomes.duplicate]
         if gone:
             findings.leaves_out(
-                f"{len(gone)} of {len(states)} sources: their logs are not there any more, as of source"
+                f"{len(gone)} of {len(states)} sources: their logs are not there, as of source"
                 f" {gone[0].number} ({gone[0].path}). What is stored may be more than the other logs say."
             )
         for state in states:
@@ -221,8 +221,8 @@ class Recount:
         else:
             shown = [f"{name} {then}, today {now}" for name, then, now in _changes(stored, today)]
             findings.leaves_out(
-                f"{named}: its records are judged otherwise today ({'; '.join(shown)}): zones were added since, or it"
-                " was ingested with --account and --zone. Its buckets were not compared."
+                f"{named}: its records are judged otherwise today ({'; '.join(shown)}): zones or settings are others"
+                " now, or it was ingested with --account and --zone. Its buckets were not compared."
             )
 
     def _explicable(self, state: SourceState) -> int:
@@ -230,12 +230,25 @@ class Recount:
         return sum(reject.reason in TODAY for reject in self._store.rejects(state.number, REJECTS_MAX))
 
 
-def _is_comparable(stored: Outcomes, today: Outcomes) -> bool:
-    """Whether the records became the same; what was unattributed may have a zone by now."""
+def _columns(state: SourceState, piece: Path, *, is_first: bool) -> tuple[str, ...]:
+    """The names of a slice's columns; () where its first line is a header that says them."""
+    if state.columns and is_first:
+        with piece.open("rb") as file:
+            header = file.readline(READ_BYTES).decode("utf-8-sig", "replace").rstrip("\r\n")
+        if header == state.columns:
+            return ()
+    return tuple(state.columns.split("\t")) if state.columns else ()
+
+
+def _is_comparable(stored: Outcomes, today: Outcomes, *, has_rules: bool) -> bool:
+    """Whether the records became the same; what was unattributed may have a zone by now.
+
+    But for a source's own rules: by those an identity says nothing of where its traffic would go.
+    """
     return (
         stored.received - stored.duplicate == today.received
         and (stored.rejected, stored.no_target) == (today.rejected, today.no_target)
-        and stored.counted <= today.counted
+        and (stored.counted == today.counted if has_rules else stored.counted <= today.counted)
     )
 
 

@@ -1,4 +1,4 @@
-"""Law 5, looked at: an hour is the sum of its 5-minute buckets, a day of its hours."""
+"""Law 5, looked at: an hour is the sum of its 5-minute buckets, a day of its hours; its hosts are a part of it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def extent(db: sqlite3.Connection, zone: int) -> Span | None:
 
 
 def _disagreeing(*, of_day: bool) -> str:
-    """SQL for (table, seconds of a bucket, zone, bucket) of whatever is not the sum of the finer table's rows."""
+    """SQL for (table, seconds of a bucket, zone, bucket) of whatever is not what the finer rows say."""
     parts = []
     for finer, coarser in _PAIRS:
         wheres = [_DAY_WHERE.format(Resolution.DAY // resolution) if of_day else "" for resolution in (finer, coarser)]
@@ -71,11 +71,28 @@ def _disagreeing(*, of_day: bool) -> str:
             f"SELECT '{TABLES[coarser]}', {int(coarser)}, zone, b FROM ({one} EXCEPT {other})"
             for one, other in ((fine, coarse), (coarse, fine))
         ]
-    return " UNION ".join(parts)
+    return " UNION ".join([*parts, _beyond(of_day=of_day)])
+
+
+def _beyond(*, of_day: bool) -> str:
+    """SQL for the same of the days whose target hosts sum up to more than the day."""
+    wheres = ("WHERE zone = :zone AND day = :day", "WHERE zone = :zone AND bucket = :day") if of_day else ("", "")
+    hosts = f"SELECT zone, day, {_named_sums('h')} FROM usage_host {wheres[0]} GROUP BY 1, 2"
+    days = f"SELECT zone, bucket, {_named_sums('d')} FROM {TABLES[Resolution.DAY]} {wheres[1]} GROUP BY 1, 2"
+    is_beyond = " OR ".join(f"h_{counter} > coalesce(d_{counter}, 0)" for counter in usage.ROW_COUNTERS)
+    return (
+        f"SELECT 'usage_host', {int(Resolution.DAY)}, h.zone, day FROM ({hosts}) h LEFT JOIN ({days}) d "
+        f"ON h.zone = d.zone AND day = bucket WHERE {is_beyond}"
+    )
+
+
+def _named_sums(prefix: str) -> str:
+    return ", ".join(f"sum({counter}) AS {prefix}_{counter}" for counter in usage.ROW_COUNTERS)
 
 
 def _sentence(table: str, seconds: int, zone: int, bucket: int) -> str:
-    return f"zone {zone}, {grid.format_time(bucket * seconds)}: {table} is not the sum of the finer table."
+    what = "has more than the day" if table == "usage_host" else "is not the sum of the finer table"
+    return f"zone {zone}, {grid.format_time(bucket * seconds)}: {table} {what}."
 
 
 _DISAGREEING = _disagreeing(of_day=False)
