@@ -12,7 +12,7 @@ from bandmeter import service
 from bandmeter.cli import output, progress
 from bandmeter.cli.session import Json, opened
 from bandmeter.ingest import Job
-from bandmeter.service import Parts, feeding
+from bandmeter.service import Parts
 from bandmeter.verify import DAYS, Candidate, Findings, Recount, check_days, check_sources, check_zones
 
 FOUND = 1  # the exit status
@@ -58,7 +58,7 @@ def _find_job(parts: Parts, name: str, log_format: str) -> Job:
     """How a source is read: as it is configured, else as its format says."""
     for source in parts.config.sources:
         if (source.name, source.format) == (name, log_format):
-            return feeding.job_of(parts.config, source)
+            return service.job_of(parts.config, source)
     return Job(service.find_format(parts.config, log_format), name)
 
 

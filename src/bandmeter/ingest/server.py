@@ -27,6 +27,7 @@ HELD_BYTES_MAX = 67_108_864  # of bodies that wait or are being counted: two of 
 HELD_POSTS_MAX = 1_024  # each waits for some 0.2 ms of work: a fifth of a second
 TOGETHER_MAX = 256  # bodies that share a commit
 TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the first one waits for the last
+DRAIN_SECONDS = 10.0  # at the end, for what is being counted; half of what the parent waits
 STREAM_BYTES = 1 << 20  # that the loop reads ahead of one connection
 
 
@@ -104,6 +105,8 @@ class Server:
     ) -> None:
         self._counter, self._find_format, self._status = counter, find_format, status
         self._held_bytes = self._held_posts = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._server: asyncio.Server | None = None
 
     async def start(self, path: Path) -> None:
@@ -111,9 +114,11 @@ class Server:
         self._server = await asyncio.start_unix_server(self._serve, path, limit=STREAM_BYTES)
 
     async def stop(self) -> None:
-        """Take no more."""
+        """Take no more, and tell those who wait what became of their bodies."""
         if self._server:
             self._server.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_idle.wait(), DRAIN_SECONDS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -135,11 +140,14 @@ class Server:
             )
         self._held_bytes += content_bytes
         self._held_posts += 1
+        self._is_idle.clear()
         try:
             return await self._count(head, await reader.readexactly(content_bytes))
         finally:
             self._held_bytes -= content_bytes
             self._held_posts -= 1
+            if not self._held_posts:
+                self._is_idle.set()
 
     async def _count(self, head: wire.Head, content: bytes) -> wire.Answer:
         try:
@@ -152,7 +160,8 @@ class Server:
         post = Post(log_format, content, caller, head.source, head.seq, head.key, head.columns, head.header_lines)
 
         def tell(answer: wire.Answer) -> None:
-            loop.call_soon_threadsafe(_set, told, answer)
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+                loop.call_soon_threadsafe(_set, told, answer)
 
         self._counter.put(post, tell)
         return await told

@@ -10,7 +10,6 @@ import http.client
 import os
 import socket
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -222,8 +221,10 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from granian.constants import Interfaces  # noqa: PLC0415
     from granian.log import LogLevels  # noqa: PLC0415
 
+    from bandmeter import telemetry  # noqa: PLC0415
     from bandmeter.service import feeding  # noqa: PLC0415
 
+    telemetry.set_up_logs(clock_ms)
     for source in config.sources:
         job_of(config, source)  # what is wrong with one is said here
     _check_port(config.server.host, config.server.port)
@@ -247,7 +248,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     )
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:
-        with feeding.only_one(config), tempfile.TemporaryDirectory(prefix="bandmeter-") as folder:
+        with feeding.only_one(config) as folder:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers count together
             with feeding.running(folder):
                 server.serve()

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -32,8 +35,11 @@ from bandmeter.telemetry import counted
 
 SOCKET = "BANDMETER_FEED_SOCKET"  # where workers find the process
 LOCK_FILE = "serve.lock"
-START_SECONDS = 30.0  # for the process to listen
+START_SECONDS = 60.0  # for the process to listen: twice what it may wait for another's transaction
 STOP_SECONDS = 20.0  # for it to count what it has
+# Sockets and the workers' counters are kept in memory where there is such a place: a disk that is full then harms none.
+MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+FOLDER_PREFIX = "bandmeter-"
 PAUSES_SECONDS = (0.2, 1.0, 5.0)  # before it is started again; the last one for ever
 LONG_SECONDS = 60.0  # after which a start counts as the first again
 PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -44,10 +50,13 @@ _log = structlog.get_logger(__name__)
 
 
 def run(path: str) -> None:
-    """What the process does, until SIGTERM or until its parent has gone."""
+    """What the process does, until its parent lets it go, or has gone."""
+    # Ctrl-C, and the SIGTERM of systemd, reach all processes at once; this one is the last to end, for the workers'
+    # sake, and its parent says when.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     config = service.configure(None)
     telemetry.set_up_logs(service.clock_ms)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to stop
     with service.open_parts(config) as opened:
         metrics = counted.IngestMetrics(opened.catalog.zone_by_number)
         parts = opened._replace(store=counted.told(opened.store, metrics))
@@ -111,10 +120,8 @@ def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Ta
 
 async def _listen(server: Server, path: Path) -> None:
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
     # The parent holds the other end of this pipe: when it has gone, however it went, there is an end to read.
-    loop.add_reader(sys.stdin.fileno(), stopping.set)
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopping.set)
     await server.start(path)
     sys.stdout.write("listening\n")
     sys.stdout.flush()
@@ -126,15 +133,40 @@ async def _listen(server: Server, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_one(config: Config) -> Iterator[None]:
-    """Hold the data folder's lock: two that follow the same sources would only be in each other's way."""
-    with (config.data / LOCK_FILE).open("w") as lock:
+def only_one(config: Config) -> Iterator[str]:
+    """Hold the data folder's lock: two that follow the same sources would only be in each other's way.
+
+    Gives the path of an empty folder for what ends with the service. Raises `unavailable`.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = stack.enter_context((config.data / LOCK_FILE).open("a+"))
+            folder = _lock(lock, config)
         except OSError as error:
-            sentence = f"Another `bandmeter serve` runs on {config.data}: stop it, or name another folder with --data."
+            sentence = f"{config.data / LOCK_FILE} cannot be used ({error.strerror}): see `bandmeter doctor`."
             raise BandmeterError(errors.UNAVAILABLE, sentence) from error
-        yield
+        stack.enter_context(folder)
+        yield folder.name
+
+
+def _lock(lock: TextIO, config: Config) -> tempfile.TemporaryDirectory[str]:
+    """Take the lock; a folder, whose path is kept in the file, so that the next one can remove what a crash leaves."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        sentence = f"Another `bandmeter serve` runs on {config.data}: stop it, or name another folder with --data."
+        raise BandmeterError(errors.UNAVAILABLE, sentence) from error
+    lock.seek(0)
+    left = Path(lock.read())
+    if left.name.startswith(FOLDER_PREFIX):
+        shutil.rmtree(left, ignore_errors=True)
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=memory, ignore_cleanup_errors=True)
+    with contextlib.suppress(OSError):  # the disk may be full; then a folder may stay
+        lock.truncate(0)
+        lock.write(folder.name)
+        lock.flush()
+    return folder
 
 
 @contextlib.contextmanager
@@ -149,9 +181,16 @@ def running(folder: str) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it has gone, however it went; on Linux."""
+    """Have the kernel end this process when the one that started it has gone, however it went; on Linux.
+
+    At once: it would go on for as long as some body is not at its end, with the port and the lock that the next one
+    needs. A parent that ends in peace waits for it.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent and parent.pid != os.getppid():  # it went before that was said
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Feeder:
@@ -166,43 +205,52 @@ class Feeder:
     def start(self) -> None:
         """Start it, and wait until it listens; raises `failure`."""
         os.environ[SOCKET] = self._path
+        os.register_at_fork(after_in_child=self._let_go)  # a worker would hold the pipe open when we have gone
         self._process = self._spawn()
         self._thread.start()
 
     def stop(self) -> None:
-        """Let it count what it has, and end it."""
+        """Let it count what it has, and end."""
         self._stopping.set()
-        process = self._process
-        if process:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._let_go()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive() and self._process:
+            self._process.kill()
+        self._thread.join()
+
+    def _let_go(self) -> None:
+        if self._process and self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         Path(self._path).unlink(missing_ok=True)
         command = [sys.executable, "-c", f"from bandmeter.service import feeding; feeding.run({self._path!r})"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ourselves
-        if process.stdout is None or process.stdout.readline() != b"listening\n":
+        guard = threading.Timer(START_SECONDS, process.kill)
+        guard.start()
+        is_listening = process.stdout is not None and process.stdout.readline() == b"listening\n"
+        guard.cancel()
+        if not is_listening:
+            process.kill()
             process.wait()
             sentence = "The process that ingests cannot run: the lines above say why."
             raise BandmeterError(errors.FAILURE, sentence)
         return process
 
     def _keep(self) -> None:
-        tries = 0
+        failures = 0
         while self._process is not None:
             started = time.monotonic()
             status = self._process.wait()
             if self._stopping.is_set():
                 return
-            tries = 0 if time.monotonic() - started > LONG_SECONDS else tries + 1
+            failures = 1 if time.monotonic() - started > LONG_SECONDS else failures + 1
             _log.error("the process that ingests has ended, and is started again", status=status)
-            self._stopping.wait(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
+            self._stopping.wait(PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS)) - 1])
             if self._stopping.is_set():
                 return
-            with contextlib.suppress(BandmeterError):
+            with contextlib.suppress(BandmeterError, OSError):  # and once more after the next pause
                 self._process = self._spawn()
+            if self._stopping.is_set():  # meanwhile, and only the one before was let go
+                self._let_go()
