@@ -344,7 +344,7 @@ def _check_port(host: str, port: int) -> None:
 
 def source_pattern(config: Config, source: Source) -> str:
     """What fits the files of a configured source; a relative pattern starts at the data folder."""
-    return str(config.data.absolute() / source.path)
+    return str(config.data / source.path)
 
 
 def source_files(config: Config, source: Source) -> list[str]:
