@@ -59,3 +59,19 @@ def test_the_metrics_hold_what_became_of_all_records():
     assert 'bandmeter_records{outcome="received"} 8.0' in text
     assert 'bandmeter_records{outcome="counted"} 6.0' in text
     assert "bandmeter_committed_ms 99.0" in text
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, _):
+        raise OSError
+
+    def flush(self):
+        raise OSError
+
+
+def test_a_line_that_cannot_be_written_stops_nothing():
+    telemetry.set_up_logs(lambda: 5, Full())
+    structlog.get_logger().error("the disk is full")
+    structlog.reset_defaults()

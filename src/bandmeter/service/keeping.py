@@ -10,7 +10,7 @@ import structlog
 
 from bandmeter import service
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.telemetry import counted
+from bandmeter.telemetry import counted, frames
 from bandmeter.verify import Findings, check_days, check_sources
 
 if TYPE_CHECKING:
@@ -48,16 +48,22 @@ class Keeper:
         step = 0
         while not self._stopping.wait(STEP_SECONDS):
             step += 1
-            self._set_gauges()
-            if step % COVER_SECONDS == 1:
-                self._cover()
-            if step % VERIFY_SECONDS == 0:
-                self._verify()
+            try:
+                self._step(step)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next step may go well
+                _log.error("what goes on beside counting failed", error=type(error).__name__, frames=frames(error))
         self._cover()
+
+    def _step(self, step: int) -> None:
+        self._set_gauges()
+        if step % COVER_SECONDS == 1:
+            self._cover()
+        if step % VERIFY_SECONDS == 0:
+            self._verify()
 
     def _set_gauges(self) -> None:
         counted.standing(self._metrics, self._tail.standings, service.clock_ms() / 1000)
-        self._metrics.can_commit.set(0 if self._counter.fault else 1)
+        self._metrics.can_commit.set(0 if self._counter.fault or self._tail.fault else 1)
 
     def _cover(self) -> None:
         heard = {

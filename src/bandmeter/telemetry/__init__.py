@@ -5,12 +5,14 @@ No key ever reaches a log line: whatever looks like one is cut to its public id 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
@@ -46,6 +48,24 @@ def _redact_line(_logger: Any, _method: str, line: Any) -> str:
     return redact(line)  # the whole line at last, so that nothing nested slips through
 
 
+class _Lines(io.TextIOBase):
+    """Where log lines go. What cannot be written, to a full disk perhaps, is lost, and stops nothing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or lose it."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what was kept back, or lose it."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def set_up_logs(clock_ms: Callable[[], int], stream: TextIO | None = None) -> None:
     """Log JSON lines to `stream` (standard error), stamped by the program's clock."""
 
@@ -62,7 +82,7 @@ def set_up_logs(clock_ms: Callable[[], int], stream: TextIO | None = None) -> No
             structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
             _redact_line,
         ],
-        logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Lines(stream or sys.stderr))),
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         cache_logger_on_first_use=False,
     )
