@@ -190,6 +190,9 @@ class Store(Protocol):
     def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
         """When each source reported: stretches (ms, both ends inside) that touch the time asked, in order."""
 
+    def touch(self) -> None:
+        """Write something that changes nothing, durably; raises `unavailable` when nothing can be written now."""
+
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""
 

@@ -118,6 +118,10 @@ class Poster:
             waiting = later
         return [answers[n] for n in range(len(posts))]
 
+    def try_store(self) -> None:
+        """Raise `unavailable` when nothing can be counted now."""
+        self._tools.store.touch()
+
     def _count_each(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
         """As `_count_apart`; when a body makes that fail, one after the other, so that none harms its neighbours.
 

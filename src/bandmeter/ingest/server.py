@@ -28,6 +28,7 @@ HELD_POSTS_MAX = 1_024  # each waits for some 0.2 ms of work: a fifth of a secon
 TOGETHER_MAX = 256  # bodies that share a commit
 TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the first one waits for the last
 DRAIN_SECONDS = 10.0  # at the end, for what is being counted; half of what the parent waits
+RETRY_SECONDS = 1.0  # between two looks whether the store takes something again
 STREAM_BYTES = 1 << 20  # that the loop reads ahead of one connection
 
 
@@ -42,7 +43,7 @@ class Counter:
     """Counts bodies on a thread of its own, those that wait together in one commit."""
 
     def __init__(self, poster: Poster, name: str = "post") -> None:
-        self.fault = ""  # why nothing can be counted now; "" when the last commit went well
+        self.fault = ""  # why nothing can be counted now; it goes away by itself, also when nothing is sent
         self._poster = poster
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name)
@@ -62,6 +63,7 @@ class Counter:
 
     def _run(self) -> None:
         has_ended = False
+        self._look()
         while not has_ended:
             together, has_ended = self._take()
             if not together:
@@ -73,7 +75,7 @@ class Counter:
         """What waits, up to the bound; and whether it was the last."""
         together: list[_Waiting] = []
         size = 0
-        first = self._queue.get()
+        first = self._next()
         while first is not None:
             together.append(first)
             size += len(first.post.content)
@@ -85,10 +87,28 @@ class Counter:
                 return together, False
         return together, True
 
+    def _next(self) -> _Waiting | None:
+        """What is sent next; while nothing can be counted, with a look now and then whether that is over."""
+        while self.fault:
+            try:
+                return self._queue.get(timeout=RETRY_SECONDS)
+            except queue.Empty:
+                self._look()
+        return self._queue.get()
+
+    def _look(self) -> None:
+        try:
+            self._poster.try_store()
+        except BandmeterError as error:
+            self.fault = error.sentence
+        else:
+            self.fault = ""
+
     def _count(self, posts: list[Post]) -> list[wire.Answer]:
         answers = self._poster.count(posts)
         faults = [a.sentence for a in answers if isinstance(a, BandmeterError) and a.code == errors.UNAVAILABLE]
-        self.fault = faults[0] if faults else ""
+        if faults or not all(isinstance(a, BandmeterError) for a in answers):
+            self.fault = faults[0] if faults else ""
         return [_refusal(a) if isinstance(a, BandmeterError) else wire.Answer(body=a) for a in answers]
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from bandmeter import telemetry
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest.commit import Direct, Moved
@@ -119,13 +120,13 @@ class _Follower:
         else:
             sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
         if sentence != self.problem:
-            is_ours = not isinstance(error, BandmeterError | OSError)
+            frames = [] if isinstance(error, BandmeterError | OSError) else telemetry.frames(error)
             _log.error(
-                "a source cannot be read",
+                "a source cannot be counted",
                 source=self.watched.job.source_name,
                 path=self.path,
                 reason=sentence,
-                exc_info=is_ours,
+                **({"frames": frames} if frames else {}),
             )
         self.problem = sentence
 

@@ -68,7 +68,7 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
         keeper = Keeper(parts, metrics, counter, tail)
 
         def status() -> dict[str, Any]:
-            faults = [counter.fault] if counter.fault else []
+            faults = list(dict.fromkeys(filter(None, (counter.fault, tail.fault))))
             return {"faults": faults, "sources": {n: _standing(s) for n, s in tail.standings.items()}}
 
         server = Server(counter, lambda name: service.find_format(config, name), status)

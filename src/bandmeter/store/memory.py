@@ -162,6 +162,9 @@ class MemoryStore:
         }
         return {name: stretches for name, stretches in found.items() if stretches}
 
+    def touch(self) -> None:
+        pass
+
     def note_duplicates(self, source: int, lines: int) -> None:
         with self._lock:
             state = self._sources[source]

@@ -126,7 +126,8 @@ class SqliteStore:
     @property
     def _reader(self) -> sqlite3.Connection:
         if not hasattr(self._local, "connection"):
-            self._local.connection = self._connect()
+            with _AVAILABLE:
+                self._local.connection = self._connect()
         connection: sqlite3.Connection = self._local.connection
         return connection
 
@@ -152,11 +153,13 @@ class SqliteStore:
     # ------------------------------------------------------------ writing
 
     def find_sources(self, name: str, head: bytes) -> list[SourceState]:
-        return writing.find_sources(self._reader, name, head)
+        with _AVAILABLE:
+            return writing.find_sources(self._reader, name, head)
 
     def has_path(self, name: str, path: str) -> bool:
-        found = self._reader.execute("SELECT 1 FROM source WHERE name = ? AND path = ? LIMIT 1", [name, path])
-        return found.fetchone() is not None
+        with _AVAILABLE:
+            found = self._reader.execute("SELECT 1 FROM source WHERE name = ? AND path = ? LIMIT 1", [name, path])
+            return found.fetchone() is not None
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
@@ -173,7 +176,9 @@ class SqliteStore:
             raise
 
     def receipt(self, key: bytes) -> Receipt | None:
-        row = self._reader.execute("SELECT key, body, expires_s, answer FROM receipt WHERE key = ?", [key]).fetchone()
+        sql = "SELECT key, body, expires_s, answer FROM receipt WHERE key = ?"
+        with _AVAILABLE:
+            row = self._reader.execute(sql, [key]).fetchone()
         return Receipt(*row) if row else None
 
     def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
@@ -189,6 +194,10 @@ class SqliteStore:
         ):
             found.setdefault(name, []).append((stretch[0], stretch[1]))
         return found
+
+    def touch(self) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE state SET committed_ms = committed_ms")
 
     def note_duplicates(self, source: int, lines: int) -> None:
         with self._transaction() as db:
