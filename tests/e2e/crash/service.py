@@ -102,8 +102,9 @@ class Service:
         guard.cancel()
         if line.startswith("Listening on "):
             return ""
-        self.process.communicate()
-        return self.log.read_text()[before:] or f"exit status {self.process.returncode}"
+        process, self.process = self.process, None
+        process.communicate()
+        return self.log.read_text()[before:] or f"exit status {process.returncode}"
 
     # ------------------------------------------------------------ its processes
 
@@ -152,10 +153,14 @@ class Service:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end; the exit status."""
+        assert self.process
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; the exit status."""
         process = self.process
-        if process is None:
-            return 0
-        process.send_signal(number)
+        assert process
         try:
             process.communicate(timeout=DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
