@@ -178,6 +178,20 @@ def test_a_copy_made_when_the_file_was_shorter(meter, log, tmp_path, size):
     assert counted(meter) == sums((0, 120))
 
 
+def test_a_shorter_copy_with_lines_that_were_ahead_of_the_clock(meter, log, tmp_path):
+    """They were rejected while the clock was behind; once it is right they make no old copy a new file."""
+    log.write_bytes(lines(0, 100))
+    right_ms, meter.now_ms = meter.now_ms, 1_795_132_800_000  # when the lines begin
+    assert meter.feed(log).outcomes == Outcomes(100, counted=86, rejected=14)
+    assert {reject.reason for reject in meter.rejects()} == {"in_future"}
+    meter.now_ms = right_ms
+    (tmp_path / "copy").write_bytes(lines(0, 95))
+    report = meter.feed(tmp_path / "copy")
+    assert "older copy" in report.notes[0]
+    assert report.outcomes == again(95)
+    assert counted(meter) == sums((0, 86))
+
+
 # ---------------------------------------------------------------- rotation and replacement
 
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Store
     from bandmeter.domain.tenancy import Zone
+    from bandmeter.ingest.decode import Decoder
     from bandmeter.ingest.job import Job, Progress
 
 BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
 MOVES_MAX = 100  # times in a row that another process was faster
 READ_BYTES = 1 << 20
+REJECTS_MAX = 100_000  # of a source that are looked at: some 300 bytes each
 
 
 class Pipeline:
@@ -106,8 +108,8 @@ def _report(run: FileRun, number: int, outcomes: Outcomes) -> FileReport:
 def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
     """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file."""
     run.name_columns()
-    counted_ms = run.state.newest_ms
     decoder = run.decoder(tools.scratch.size)
+    counted_ms = _newest_known_ms(tools, run, decoder)
     with source.opened(real_path) as content:
         has_ended = False
         while not has_ended:
@@ -121,3 +123,12 @@ def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
                 run.begin_anew()
                 return False
     return True
+
+
+def _newest_known_ms(tools: Tools, run: FileRun, decoder: Decoder) -> int | None:
+    """The newest time of what is known of a source: also of what was ahead of a clock that was set since then."""
+    rejects = tools.store.rejects(run.state.number, REJECTS_MAX)
+    ahead = b"".join(reject.text + b"\n" for reject in rejects if reject.reason == "in_future")
+    tools.scratch.hold(ahead[-tools.scratch.size :])
+    newest_ms = decoder.newest_ms(tools.clock_ms()) if ahead else None
+    return max(filter(None, (run.state.newest_ms, newest_ms)), default=None)
