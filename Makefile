@@ -37,7 +37,7 @@ lint: $(VENV)/.dev ## Check style, types and layers
 bench: $(VENV)/.dev ## Measure; ARGS="…" go to python -m bench
 	@$(BIN)/python -m bench $(ARGS)
 
-soak: $(VENV)/.dev ## Run the long tests
+soak: $(VENV)/.debian $(VENV)/.dev ## Run the long tests
 	@$(BIN)/python -m pytest -m soak $(ARGS)
 
 lock: ## Pin the requirements again, with uv; ARGS=--upgrade takes newer ones
@@ -88,14 +88,9 @@ $(VENV)/.clients: $(VENV)/.dev tests/clients/package-lock.json requirements/clie
 	else echo "There is no npm: the tests of clients from there will be skipped."; fi
 	@touch $@
 
-# What the tests run of Debian's programs. Where they cannot be installed, those tests say that they were skipped.
-$(VENV)/.debian: $(VENV)/.dev requirements/debian.txt
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing the programs that the tests run"; \
-		apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $$(cat requirements/debian.txt) >/dev/null && \
-		touch $@ || echo "They could not be installed: the tests that need them will be skipped."; \
-	else echo "Only root on Debian can install the programs that some tests run: they will be skipped."; touch $@; fi
+# Other people's programs, which the tests run. It is tried again until all are there.
+$(VENV)/.debian: $(VENV)/.dev requirements/debian.txt requirements/debian.sh
+	@if sh requirements/debian.sh requirements/debian.txt; then touch $@; fi
 
 # A small Debian in a folder, in which the container file is built and systemd runs the unit.
 $(VENV)/.packaging: $(VENV)/.debian tests/debian/prepare.py requirements/run.txt requirements/build.txt

@@ -101,11 +101,10 @@ def test_no_file_names_a_workplace_or_a_registry(words):
     assert [short(path) for path in written_files() if pattern.search(path.read_bytes())] == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted((ROOT / "requirements").glob("*.txt")) if path.name != "debian.txt"],  # names only
-    ids=lambda path: path.name,
-)
+PINNED = sorted(path for path in (ROOT / "requirements").glob("*.txt") if path.name != "debian.txt")
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.name)
 def test_requirements_are_pinned_with_hashes_and_without_addresses(path):
     text = path.read_text()
     assert "://" not in text

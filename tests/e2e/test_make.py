@@ -22,10 +22,17 @@ case "$*" in
   "-m venv .venv") mkdir -p .venv/bin; for n in python ruff mypy lint-imports; do cp "$0" .venv/bin/$n; done ;;
   "-m venv .venv/clients") mkdir -p .venv/clients/bin; cp "$0" .venv/clients/bin/python ;;
   "-m pip "*) exit ${NO_NETWORK:-0} ;;
-  "update -qq") exit ${NO_DEBIAN:-0} ;;
+  *" update") exit ${NO_DEBIAN:-0} ;;
+  *" install --yes "*) test -x "$POLICY_RC_D" ;;  # no service may start now
   "-u") echo ${USER_ID:-0} ;;
   "--version") echo "Python 3.12.0" ;;
 esac
+"""
+
+# A Debian on which `curl` is installed, and nothing else of the list.
+PLAYED_DPKG = """#!/bin/sh
+for name; do :; done
+test "${INSTALLED:-curl}" = all -o "$name" = curl && printf installed
 """
 
 
@@ -45,6 +52,10 @@ class Machine:
             program.parent.mkdir(exist_ok=True)
             program.write_text(PLAYED)
             program.chmod(0o755)
+        dpkg = folder / "programs" / "dpkg-query"
+        dpkg.write_text(PLAYED_DPKG)
+        dpkg.chmod(0o755)
+        self.policy = folder / "policy-rc.d"
 
     def make(self, *arguments, **environment):
         """Run make; the finished process. GNU make of an outer run must not be felt."""
@@ -53,7 +64,11 @@ class Machine:
             ["make", *arguments, f"PYTHON={self.folder}/played-python"],
             cwd=self.folder,
             env=outer
-            | {"CALLS": str(self.calls_file), "PATH": f"{self.folder}/programs:{outer['PATH']}"}
+            | {
+                "CALLS": str(self.calls_file),
+                "POLICY_RC_D": str(self.policy),
+                "PATH": f"{self.folder}/programs:{outer['PATH']}",
+            }
             | environment,
             capture_output=True,
             text=True,
@@ -140,9 +155,12 @@ def test_test_brings_what_the_tests_need_and_passes_arguments_on(machine):
     assert development.endswith("--require-hashes --requirement requirements/dev.txt")
     assert clients.endswith("--require-hashes --requirement requirements/clients.txt")
     assert npm.startswith("npm ci --prefix .venv/clients --ignore-scripts")
-    programs = " ".join((ROOT / "requirements" / "debian.txt").read_text().split())
-    assert update == "apt-get update -qq"
-    assert install == f"apt-get install -qq --no-install-recommends {programs}"
+    names = (ROOT / "requirements" / "debian.txt").read_text().split()
+    assert names == sorted(names)
+    assert update.startswith("apt-get -qq ")
+    assert update.endswith(" update")
+    assert install.endswith(" ".join(["install --yes --no-install-recommends", *(n for n in names if n != "curl")]))
+    assert not machine.policy.exists()  # it was there while they were installed
     assert prepare == "python tests/debian/prepare.py .venv/debian"
     assert tests.startswith("python -m pytest -n 2 --dist loadfile")
     assert tests.endswith("-k catalog")
@@ -153,7 +171,7 @@ def test_test_brings_what_the_tests_need_and_passes_arguments_on(machine):
 def test_who_is_not_root_installs_no_programs_and_still_tests(machine):
     done = machine.make("test", USER_ID="1000")
     assert done.returncode == 0
-    assert "they will be skipped" in done.stdout
+    assert "Only root may install buildah" in done.stdout
     assert not re.search("apt-get|debian", " ".join(machine.calls()))
 
 
@@ -161,8 +179,21 @@ def test_programs_that_cannot_be_installed_are_tried_again_next_time(machine):
     for _ in range(2):
         done = machine.make("test", NO_DEBIAN="1")
         assert done.returncode == 0
-        assert "could not be installed" in done.stdout
-        assert [call for call in machine.calls() if call == "apt-get update -qq"]
+        assert "will be skipped" in done.stdout
+        assert [call for call in machine.calls() if call.startswith("apt-get") and call.endswith(" update")]
+
+
+def test_a_machine_with_all_of_debians_programs_asks_for_none(machine):
+    assert machine.make("test", INSTALLED="all").returncode == 0
+    assert [call for call in machine.calls() if call.startswith("apt-get")] == []
+    assert (machine.folder / ".venv" / ".debian").exists()
+
+
+def test_what_says_whether_services_may_start_is_left_as_it_is(machine):
+    machine.policy.write_text("#!/bin/sh\nexit 101\n")
+    machine.policy.chmod(0o755)
+    machine.make("test")
+    assert machine.policy.exists()
 
 
 def test_lint_checks_style_types_and_layers(machine):

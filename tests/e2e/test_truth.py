@@ -82,6 +82,8 @@ def read_squid(line):
             target = (received - int(c[16]), sent - int(c[18]))
     elif c[12] not in ("-", "000"):
         target = (received, int(c[18]) + int(c[19].replace("-", "0")))
+    elif c[12] == "-" and c[26] not in ("-", "0"):
+        target = (received, 0)
     return Line(ms(c[0]), c[4], c[11], target, (received, sent))
 
 
@@ -114,11 +116,13 @@ def read_trafficserver(line):
     cqhl, cqcl, pqhl, pqcl, sshl, sscl, pshl, pscl = map(int, c[15:23])
     target, client = None, (cqhl + cqcl, pshl + pscl)
     if c[5] == "CONNECT":
-        client = (cqhl + cqcl, pscl)
-        if c[11] == "200":
-            target = (cqcl, pscl - pshl)
+        client = (cqhl + max(cqcl, pqcl), pscl)
+        if c[11] == "200" and (pqcl or pscl > pshl):
+            target = (pqcl, pscl - pshl)
     elif c[12] != "000":
         target = (pqhl + pqcl, sshl + sscl)
+    elif sshl:
+        target = (pqhl + max(pqcl, cqcl), 0)
     return Line(ms(c[0]) + int(c[1]), user, c[11], target, client)
 
 

@@ -201,13 +201,40 @@ def haproxy(**fields):
     return "\t".join((columns | fields).values())
 
 
+def trafficserver(**fields):
+    known = FORMATS["trafficserver"]
+    columns = dict(zip(known.layouts[0].columns, known.example.split("\t"), strict=True))
+    return "\t".join((columns | fields).values())
+
+
+def varnish(**fields):
+    columns = dict(zip(FORMATS["varnish"].layouts[0].columns, FORMATS["varnish"].example.split("\t"), strict=True))
+    return "\t".join((columns | fields).values())
+
+
+SQUID_UNANSWERED = {"server_status": "-", "body": "-", "error": "ERR_ZERO_SIZE_OBJECT/WITH_SERVER"}
+TUNNEL = {
+    "method": "CONNECT",
+    "server_status": "000",
+    "cqhl": "236",
+    "pqhl": "249",
+    "sshl": "0",
+    "sscl": "0",
+    "pshl": "105",
+}
+UNANSWERED = {"server_status": "000", "sshl": "17", "sscl": "0", "pqhl": "288"}
+
+
 # A line, its format, and (up, down) of the target, None: no target was reached. Each was seen in a real run.
 TARGETS = [
     ("squid", squid(method="CONNECT", client_status="200", sent="5000", sent_header="39"), (0, 4961)),
     ("squid", squid(method="CONNECT", client_status="503", result="NONE_NONE"), None),
     ("squid", squid(method="CONNECT", client_status="503", result="TCP_TUNNEL"), None),
     ("squid", squid(method="CONNECT", client_status="407", user="-"), None),
-    ("squid", squid(server_status="-", result="TCP_HIT"), None),
+    ("squid", squid(server_status="-", server_ip="-", local_port="-", result="TCP_MEM_HIT"), None),
+    ("squid", squid(**SQUID_UNANSWERED, client_status="502", sent="3406", sent_header="380"), (245, 0)),
+    ("squid", squid(**SQUID_UNANSWERED, client_status="000", sent="0", result="TCP_MISS_ABORTED"), (245, 0)),
+    ("squid", squid(**SQUID_UNANSWERED, client_status="503", local_port="0"), None),
     ("squid", squid(server_status="000"), None),
     ("squid", squid(server_status="503", client_status="503"), (245, 1292)),
     ("squid", squid(body="-"), (245, 292)),
@@ -215,6 +242,15 @@ TARGETS = [
     ("nginx", nginx(up_addr="a, b", up_out="0, 86", up_in="0, 1000"), (86, 1000)),
     ("nginx", nginx(up_addr="a : b", up_out="10 : 86", up_in="5 : 1000"), (96, 1005)),
     ("nginx", nginx(up_addr="a", up_out="0", up_in="0", st=502), None),
+    ("trafficserver", trafficserver(**TUNNEL, cqcl="730", pqcl="730", pscl="302061"), (730, 301_956)),
+    ("trafficserver", trafficserver(**TUNNEL, cqcl="0", pqcl="728", pscl="302060"), (728, 301_955)),
+    ("trafficserver", trafficserver(**TUNNEL, cqcl="0", pqcl="0", pscl="105"), None),
+    ("trafficserver", trafficserver(**TUNNEL, cqcl="730", pqcl="730", pscl="302061", client_status="403"), None),
+    ("trafficserver", trafficserver(**UNANSWERED, cqcl="0", pqcl="0", client_status="502"), (288, 0)),
+    ("trafficserver", trafficserver(**UNANSWERED, cqcl="200000", pqcl="200000", client_status="502"), (200_288, 0)),
+    ("trafficserver", trafficserver(**UNANSWERED, cqcl="200032", pqcl="0", client_status="000"), (200_320, 0)),
+    ("trafficserver", trafficserver(**UNANSWERED | {"sshl": "0"}, cqcl="0", pqcl="0", client_status="502"), None),
+    ("varnish", varnish(kind="b"), (102, 1263)),
     ("haproxy", haproxy(server="pool/<NOSRV>"), None),
     ("haproxy", haproxy(state="SC--"), None),
     ("haproxy", haproxy(server_port="-"), None),
@@ -225,12 +261,12 @@ TARGETS = [
 @pytest.mark.parametrize(("name", "line", "target"), TARGETS)
 def test_whether_there_was_a_target_is_told_by_the_next_hop(meter, name, line, target):
     """Never by status or result word alone."""
-    zone = meter.zones[1] if name == "nginx" else meter.add_zone("acme", "res2")
+    zone = meter.zones[1] if name in ("nginx", "varnish") else meter.add_zone("acme", "res2")
     report = meter.feed(line.encode() + b"\n", name)
     assert report.outcomes.rejected == report.outcomes.unattributed * (0 if "407" not in line else 1) == 0
     assert meter.total(zone, Side.TARGET)[2:] == (target or (0, 0))
     assert meter.total(zone, Side.TARGET).requests == (target is not None)
-    if "407" not in line:
+    if "407" not in line and name != "varnish":  # whose sides have lines of their own
         assert meter.total(zone, Side.CLIENT).requests == 1
         assert report.outcomes.no_target == (target is None and name != "nginx")
 

@@ -1,8 +1,9 @@
 """Squid 5 and 6, a forward proxy: `logformat meter`, tab-separated.
 
 Squid counts at its client; the target's bytes follow from it: inside a tunnel exactly, otherwise within a few per cent
-of the headers (docs/accuracy.md). A target was there when the next hop answered, whatever the status says: a refused
-CONNECT is `NONE_NONE/503` in Squid 5 and `TCP_TUNNEL/503` in 6.
+of the headers (docs/accuracy.md). A target was there when the next hop answered, or was connected to and sent the
+request, whatever the status says: a refused CONNECT is `NONE_NONE/503` in Squid 5 and `TCP_TUNNEL/503` in 6. Of a next
+hop that gave no answer, what was sent down is Squid's own error page, and not the target's.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ SQUID = Format(
                 "time_ms": "seconds_ms(ended)",
                 "identity": "user",
                 "has_target_bytes": "CASE WHEN method = 'CONNECT' THEN client_status = '200' "
-                "ELSE server_status <> '000' END",
+                "ELSE coalesce(server_status <> '000', coalesce(local_port, '0') <> '0') END",
                 "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(received) - whole(received_header) "
                 "ELSE whole(received) END",
                 "target_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(sent) - whole(sent_header) "
+                "WHEN server_status IS NULL THEN 0 "
                 "ELSE whole(sent_header) + coalesce(whole(body), CASE WHEN body IS NULL THEN 0 END) END",
                 "client_bytes_up": "whole(received)",
                 "client_bytes_down": "whole(sent)",

@@ -1,8 +1,11 @@
 """Traffic Server 9.2 as a forward proxy: format `meter` of `logging.yaml`, tab-separated.
 
-The line stamps the start. A CONNECT counts only with status 200 to the client; anything else counts when the server
-answered. Lines of CONNECTs that a plugin denied are corrupt (numbers of 19 digits, shifted columns, broken UTF-8):
-they become rejects. The log holds whole Proxy-Authorization headers, so a rejected line is kept without the password.
+The line stamps the start. A CONNECT counts only with status 200 to the client, and when a byte passed: a tunnel to a
+port that refuses has that status, too. Anything else counts when the server answered, or was sent the request and did
+not: its header, of which there is none, then has 17 bytes in the log, and what was passed on of a body that the client
+broke off is only in the client's counter. Lines of CONNECTs that were denied, or whose name is not found, are corrupt
+(numbers of 19 digits, shifted columns, broken UTF-8): they become rejects. The log holds whole Proxy-Authorization
+headers, so a rejected line is kept without the password.
 """
 
 from __future__ import annotations
@@ -31,12 +34,16 @@ TRAFFICSERVER = Format(
             fields={
                 "time_ms": "seconds_ms(start) + whole(duration_ms)",
                 "identity": "user_of_basic(authorization)",
-                "has_target_bytes": "CASE WHEN method = 'CONNECT' THEN client_status = '200' "
-                "ELSE server_status <> '000' END",
-                "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(cqcl) ELSE whole(pqhl) + whole(pqcl) END",
+                "has_target_bytes": "CASE WHEN method = 'CONNECT' "
+                "THEN client_status = '200' AND coalesce(pqcl <> '0' OR pscl <> pshl, TRUE) "
+                "ELSE server_status <> '000' OR sshl <> '0' END",
+                "target_bytes_up": "CASE WHEN method = 'CONNECT' THEN whole(pqcl) "
+                "ELSE whole(pqhl) + whole(pqcl) "
+                "+ CASE WHEN server_status = '000' THEN greatest(0, whole(cqcl) - whole(pqcl)) ELSE 0 END END",
                 "target_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) - whole(pshl) "
-                "ELSE whole(sshl) + whole(sscl) END",
-                "client_bytes_up": "whole(cqhl) + whole(cqcl)",
+                "WHEN server_status = '000' THEN 0 ELSE whole(sshl) + whole(sscl) END",
+                "client_bytes_up": "whole(cqhl) + whole(cqcl) "
+                "+ CASE WHEN method = 'CONNECT' THEN greatest(0, whole(pqcl) - whole(cqcl)) ELSE 0 END",
                 "client_bytes_down": "CASE WHEN method = 'CONNECT' THEN whole(pscl) ELSE whole(pshl) + whole(pscl) END",
                 "status": "status_of(client_status)",
                 "duration_ms": "whole(duration_ms)",
