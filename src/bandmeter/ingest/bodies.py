@@ -22,6 +22,9 @@ CONTENT_BYTES_MAX = BODY_BYTES_MAX + 1  # of its lines: the last may lack its ne
 HEADER_BYTES_MAX = 65_536
 SPLIT_BYTES = 1 << 20  # of an array at once: what is worked out of it takes eight times as much
 WINDOW_BYTES_MAX = 8_388_608  # of zstd: what its standard wants every reader to have
+PARTS_MAX = (
+    10_000  # members of gzip, frames of zstd: whoever packs line by line has one a record; empty ones are endless
+)
 PIECE_BYTES = 256  # that are decompressed at once; of zstd they can hold 8 MiB
 LINES, VALUE = "lines", "value"  # a record a line; or one JSON value: a record, or an array of them
 OWN_TYPE = "text/vnd.bandmeter."  # before the name of a format, also of a configured one
@@ -61,6 +64,7 @@ class _Gzip:
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._parts = 1
 
     def feed(self, chunk: bytes, most: int) -> bytes:
         found = bytearray()
@@ -69,6 +73,7 @@ class _Gzip:
             while at < len(view) and len(found) <= most:
                 if self._stream.eof:
                     self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                    self._parts = _counted(self._parts)
                 piece = view[at : at + PIECE_BYTES]  # small, for what is left of it is copied
                 found += self._stream.decompress(piece, most + 1 - len(found))
                 at += len(piece) - len(self._stream.unused_data)
@@ -86,6 +91,7 @@ class _Zstd:
 
     def __init__(self) -> None:
         self._stream: Any = None
+        self._parts = 0
 
     def feed(self, chunk: bytes, most: int) -> bytes:
         found = bytearray()
@@ -94,6 +100,7 @@ class _Zstd:
             while at < len(view) and len(found) <= most:
                 if self._stream is None or self._stream.eof:
                     self._stream = zstandard.ZstdDecompressor(max_window_size=WINDOW_BYTES_MAX).decompressobj()
+                    self._parts = _counted(self._parts)
                 # In small pieces, for it has no limit on what it gives: a few bytes can hold a whole block.
                 piece = view[at : at + PIECE_BYTES]
                 found += self._stream.decompress(piece)
@@ -105,6 +112,12 @@ class _Zstd:
     def finish(self) -> None:
         if self._stream is None or not self._stream.eof:
             raise _broken("zstd")
+
+
+def _counted(parts: int) -> int:
+    if parts >= PARTS_MAX:
+        raise BandmeterError(errors.BODY_INVALID, f"The body is packed in over {PARTS_MAX} parts: pack it in fewer.")
+    return parts + 1
 
 
 def decompressor(encoding: str) -> Decompressor:
