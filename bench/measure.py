@@ -44,7 +44,8 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     columns = list(rows[0])
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
-    print(f"\n{name}  ({platform.machine()}, {os.cpu_count()} cores, medians of {RUNS})")
+    busy = f"load average {os.getloadavg()[1]:.0f}"  # more than the benchmark's own two: others' work is in the figures
+    print(f"\n{name}  ({platform.machine()}, {os.cpu_count()} cores, {busy}, medians of {RUNS})")
     for first, *others in [columns, *cells]:
         numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         print("  ".join([first.ljust(widths[0]), *numbers]))
