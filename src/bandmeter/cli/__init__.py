@@ -41,7 +41,6 @@ def _run(arguments: list[str]) -> int:
 
     from bandmeter.cli.app import build  # noqa: PLC0415
 
-    gc.freeze()
     gc.enable()
 
     try:
