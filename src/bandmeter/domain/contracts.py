@@ -192,7 +192,10 @@ class Store(Protocol):
         """The latest `expires_s` of all receipts that have one; writing one forgets those made long before it."""
 
     def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
-        """Note that sources (by name) reported all they had up to a moment; after more than `gap_ms` there is a gap."""
+        """Note that sources (by name) reported all they had up to a moment; after more than `gap_ms` there is a gap.
+
+        A stretch that began after that moment was seen by a clock that was ahead, and is forgotten.
+        """
 
     def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
         """When each source reported: stretches (ms, both ends inside) that touch the time asked, in order."""
