@@ -92,10 +92,14 @@ def overlaps(head: bytes, other: bytes) -> bool:
     return head.startswith(other) or other.startswith(head)
 
 
+REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than any queue of a shipper keeps a batch
+
+
 class Receipt(NamedTuple):
     """What a sender is told again when it sends a batch again: `key` finds it, `body` is a digest of what was sent.
 
-    `expires_s`: Unix seconds after which it may be forgotten, None: never, and a later one of the same key replaces it.
+    `expires_s`: when it may be forgotten, by the clock of `ingest.receipts`; None: never, and a later one of the same
+    key replaces it.
     """
 
     key: bytes
@@ -184,8 +188,14 @@ class Store(Protocol):
     def receipt(self, key: bytes) -> Receipt | None:
         """What was said of the batch with this key, if it is still remembered."""
 
+    def last_expiry_s(self) -> int | None:
+        """The latest `expires_s` of all receipts that have one; writing one forgets those made long before it."""
+
     def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
-        """Note that sources (by name) reported all they had up to a moment; after more than `gap_ms` there is a gap."""
+        """Note that sources (by name) reported all they had up to a moment; after more than `gap_ms` there is a gap.
+
+        A stretch that began after that moment was seen by a clock that was ahead, and is forgotten.
+        """
 
     def coverage(self, start_ms: int, end_ms: int) -> dict[str, list[tuple[int, int]]]:
         """When each source reported: stretches (ms, both ends inside) that touch the time asked, in order."""

@@ -7,6 +7,7 @@ a body that is sent again, also after a crash, is a duplicate and gets the answe
 from __future__ import annotations
 
 import hashlib
+import time
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +25,11 @@ from bandmeter.ingest import clean, place, quick
 from bandmeter.ingest.decode import SMALL_BYTES, joined
 from bandmeter.ingest.job import Job
 from bandmeter.ingest.query import Reading
+from bandmeter.ingest.receipts import ReceiptClock
 from bandmeter.ingest.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Format
     from bandmeter.ingest.attribute import Caller
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 PATH = "POST /v1/records"  # where a file's source has its path
 SOURCES_MAX = 1_000  # of one account: more machines than that send for several
 QUICK_BYTES_MAX = 1_048_576  # of a body that is read without a query: beyond, the query's engine is faster
-REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than any queue of a shipper keeps a batch
 ERRORS_SHOWN_MAX = 100  # of one body; all are kept
 REJECTS_MAX = 10_000  # that are explained at once, each some 2 KB
 TRIES_MAX = 10  # of a commit that another process was faster with
@@ -101,8 +102,9 @@ Answer = dict[str, Any]
 class Poster:
     """Counts bodies. Of one thread."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, uptime_s: Callable[[], float] = time.monotonic) -> None:
         self._tools = tools
+        self._receipts = ReceiptClock(tools.store, tools.clock_ms() // 1000, uptime_s)
         self._sources: Counter[str] | None = None  # how many there are of each path
 
     def count(self, posts: Sequence[Post]) -> list[Answer | BandmeterError]:
@@ -180,7 +182,7 @@ class Poster:
         """The answer to a body that is counted already, or may not be counted now; None for a new one."""
         key = _key(post)
         receipt = self._tools.store.receipt(key) if key else None
-        if receipt and receipt.expires_s is not None and receipt.expires_s < self._tools.clock_ms() // 1000:
+        if receipt and self._receipts.has_expired(receipt):
             receipt = None
         if post.seq is None:
             if receipt and receipt.body != post.digest:
@@ -313,7 +315,7 @@ class Poster:
             )
             key = _key(post)
             if key:
-                expires_s = now_ms // 1000 + REMEMBERED_SECONDS if post.seq is None else None
+                expires_s = self._receipts.expiry_s() if post.seq is None else None
                 receipts.append(Receipt(key, post.digest, expires_s, msgspec.json.encode(_counted(read))))
         after = after._replace(newest_ms=max(filter(None, newest), default=None))
         return Batch(before, after, rows, newest_ms, rejects, now_ms, 0, receipts, hosts)

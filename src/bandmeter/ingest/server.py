@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HELD_BYTES_MAX = 67_108_864  # of bodies that wait or are being counted: two of the largest, or a second's worth
 HELD_POSTS_MAX = 1_024  # each waits for some 0.2 ms of work: a fifth of a second
 TOGETHER_MAX = 256  # bodies that share a commit
+SMALL_BYTES = 262_144  # up to here a body shares its commit, and waits for one larger one at most: they take turns
 TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the first one waits for the last
 DRAIN_SECONDS = 10.0  # at the end, for what is being counted; half of what the parent waits
 RETRY_SECONDS = 1.0  # between two looks whether the store takes something again
@@ -40,12 +41,16 @@ class _Waiting(NamedTuple):
 
 
 class Counter:
-    """Counts bodies on a thread of its own, those that wait together in one commit."""
+    """Counts bodies on a thread of its own, small ones that wait together in one commit."""
 
     def __init__(self, poster: Poster, name: str = "post") -> None:
         self.fault = ""  # why nothing can be counted now; it goes away by itself, also when nothing is sent
         self._poster = poster
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._small: deque[_Waiting] = deque()
+        self._large: deque[_Waiting] = deque()
+        self._is_turn_of_large = False
+        self._is_stopping = False
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name)
 
     def start(self) -> None:
@@ -54,53 +59,51 @@ class Counter:
 
     def stop(self) -> None:
         """Count what waits, and end."""
-        self._queue.put(None)
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
         self._thread.join()
 
     def put(self, post: Post, tell: Callable[[wire.Answer], None]) -> None:
         """Count a body; `tell` is called on the counter's thread."""
-        self._queue.put(_Waiting(post, tell))
+        with self._changed:
+            (self._small if len(post.content) <= SMALL_BYTES else self._large).append(_Waiting(post, tell))
+            self._changed.notify()
 
     def _run(self) -> None:
-        has_ended = False
         self._look()
-        while not has_ended:
-            together, has_ended = self._take()
-            if not together:
-                continue
+        while together := self._take():
             for waiting, answer in zip(together, self._count([w.post for w in together]), strict=True):
                 waiting.tell(answer)
 
-    def _take(self) -> tuple[list[_Waiting], bool]:
-        """What waits, up to the bound; and whether it was the last."""
-        together: list[_Waiting] = []
-        size = 0
-        first = self._next()
-        while first is not None:
-            together.append(first)
-            size += len(first.post.content)
-            if len(together) >= TOGETHER_MAX or size >= TOGETHER_BYTES_MAX:
-                return together, False
-            try:
-                first = self._queue.get_nowait()
-            except queue.Empty:
-                return together, False
-        return together, True
+    def _take(self) -> list[_Waiting]:
+        """What is counted together next: small bodies up to the bound, or a large one, in turn; [] at the end."""
+        while not self._wait():
+            self._look()
+        with self._changed:
+            self._is_turn_of_large = bool(self._large) and (self._is_turn_of_large or not self._small)
+            waiting, most = (self._large, 1) if self._is_turn_of_large else (self._small, TOGETHER_MAX)
+            self._is_turn_of_large = not self._is_turn_of_large
+            together: list[_Waiting] = []
+            size = 0
+            while waiting and len(together) < most and size < TOGETHER_BYTES_MAX:
+                together.append(waiting.popleft())
+                size += len(together[-1].post.content)
+            return together
 
-    def _next(self) -> _Waiting | None:
-        """What is sent next; while nothing can be counted, with a look now and then whether that is over."""
-        while self.fault:
-            try:
-                return self._queue.get(timeout=RETRY_SECONDS)
-            except queue.Empty:
-                self._look()
-        return self._queue.get()
+    def _wait(self) -> bool:
+        """Wait for a body, or the end; False when it is time to look whether a fault is over."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: bool(self._small or self._large or self._is_stopping), RETRY_SECONDS if self.fault else None
+            )
 
     def _look(self) -> None:
         try:
             self._poster.try_store()
-        except BandmeterError as error:
-            self.fault = error.sentence
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be counted
+            name = type(error).__name__
+            self.fault = error.sentence if isinstance(error, BandmeterError) else f"Nothing can be stored ({name})."
         else:
             self.fault = ""
 

@@ -68,7 +68,9 @@ def _examine_usage(parts: service.Parts) -> Iterator[Check]:
     latest = max(fresh.newest_ms or 0, fresh.committed_ms or 0)
     now = dt.datetime.fromtimestamp(service.clock_s(), dt.UTC)
     if latest > service.clock_ms() + AHEAD_MS_MAX:
-        yield Check("clock", "", f"It says {now:%F %T} UTC, before the newest usage: set the clock.")
+        then = dt.datetime.fromtimestamp(latest // 1000, dt.UTC)
+        problem = f"It says {now:%F %T} UTC, and something was counted at {then:%F %T}: set the clock, if it is behind."
+        yield Check("clock", "", problem)
     else:
         yield Check("clock", f"{now:%F %T} UTC")
 

@@ -146,10 +146,15 @@ class MemoryStore:
             for i, value in enumerate(counters):
                 sums[i] += value
 
+    def last_expiry_s(self) -> int | None:
+        expiries = (receipt.expires_s for receipt in self._receipts.values())
+        return max((expiry for expiry in expiries if expiry is not None), default=None)
+
     def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
         with self._lock:
             for name, ms in heard_ms.items():
                 known = self._covered[name]
+                known[:] = [stretch for stretch in known if stretch[0] <= ms]
                 if known and ms - known[-1][1] <= gap_ms:
                     known[-1] = (known[-1][0], max(ms, known[-1][1]))
                 else:

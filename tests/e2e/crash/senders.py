@@ -47,12 +47,14 @@ class Answer(NamedTuple):
 class Sender:
     """One of them. `sums`: what all of its bodies add up to that it has begun to send; `failure`: what was wrong."""
 
-    def __init__(self, service: Service, keys: dict[str, str], name: str, kind: Kind, seed: str) -> None:
+    def __init__(
+        self, service: Service, keys: dict[str, str], clock: truth.Clock, *, name: str, kind: Kind, seed: str
+    ) -> None:
         self.sums = truth.Sums()
         self.failure = ""
         self.acknowledged = 0
         self.refused = 0
-        self._service, self.name, self._kind = service, name, kind
+        self._service, self._clock, self.name, self._kind = service, clock, name, kind
         self._secret = keys["same" if kind.naming == "same" else "plain"]
         self._draw = random.Random(f"{seed} {name}")
         self._seq = 0
@@ -94,7 +96,7 @@ class Sender:
 
     def make(self) -> Body:
         """The next body; from now on it must be counted."""
-        content, sums = truth.make(self._draw, self._draw.choice(self._kind.sizes), "jsonl")
+        content, sums = truth.make(self._draw, self._draw.choice(self._kind.sizes), "jsonl", self._clock)
         self._seq += 1
         path, headers = "/v1/records", {"Content-Type": "application/x-ndjson"}
         if self._kind.naming == "seq":

@@ -22,6 +22,7 @@ STRANGERS = OWNERS[3:]
 USERS = {"a": "cust-acme-zone-a", "b": "brd-customer-acme-zone-b-session-77"}
 SPAN_SECONDS = 7_200  # over which records are spread: 24 buckets
 REJECTED_SHARE = 0.02
+AHEAD_SECONDS_MAX = 600  # of the service's clock
 COLUMNS = "time,identity,bytes_up,bytes_down"
 
 
@@ -54,10 +55,22 @@ class Sums:
         return {key: value for key, value in [*more.items(), *fewer.items()] if value}
 
 
-def make(draw: Any, number: int, form: str, end_s: float | None = None) -> tuple[bytes, Sums]:
-    """So many records, as lines of `jsonl` or `tsv`, and what they add up to; the newest is from `end_s`, or now."""
+class Clock:
+    """When records end, and what the service takes for now; for both it is the machine's clock until it is set."""
+
+    def __init__(self) -> None:
+        self.records_s: float | None = None
+        self.service_s: float | None = None
+
+    def is_ahead(self, time_ms: int) -> bool:
+        """Whether the service refuses a record of that time."""
+        return self.service_s is not None and time_ms > (self.service_s + AHEAD_SECONDS_MAX) * 1000
+
+
+def make(draw: Any, number: int, form: str, clock: Clock) -> tuple[bytes, Sums]:
+    """So many records, as lines of `jsonl` or `tsv`, and what they add up to."""
     sums, lines = Sums(), []
-    end_ms = int((time.time() if end_s is None else end_s) * 1000)
+    end_ms = int((clock.records_s or time.time()) * 1000)
     for _ in range(number):
         owner, up, down = draw.choice(OWNERS), draw.randrange(10**6), draw.randrange(10**9)
         time_ms = end_ms - draw.randrange(SPAN_SECONDS * 1000)
@@ -65,6 +78,8 @@ def make(draw: Any, number: int, form: str, end_s: float | None = None) -> tuple
         if draw.random() < REJECTED_SHARE:
             sums.outcomes["rejected"] += 1
             up = -up - 1
+        elif clock.is_ahead(time_ms):
+            sums.outcomes["rejected"] += 1
         else:
             sums.count(owner, time_ms, up, down)
         if form == "tsv":

@@ -24,8 +24,11 @@ class World:
 
     def __init__(self, folder: Path, service: Service, keys: dict[str, str], seed: str, kinds: dict[str, Kind]) -> None:
         self.data, self.service, self.keys = service.data, service, keys
-        self.writers = writers.Writers(folder / "logs", seed)
-        self.senders = [Sender(service, keys, name, kind, seed) for name, kind in kinds.items()]
+        self.clock = truth.Clock()
+        self.writers = writers.Writers(folder / "logs", self.clock, seed)
+        self.senders = [
+            Sender(service, keys, self.clock, name=name, kind=kind, seed=seed) for name, kind in kinds.items()
+        ]
 
     @property
     def actors(self) -> list[Sender | writers.Writers]:

@@ -30,8 +30,9 @@ def settings(folder: Path) -> str:
 class Log:
     """One log. `sums`: what all of its lines add up to."""
 
-    def __init__(self, folder: Path, style: str, seed: str) -> None:
+    def __init__(self, folder: Path, clock: truth.Clock, style: str, seed: str) -> None:
         self.sums = truth.Sums()
+        self._clock = clock
         self._folder, self.style = folder / style, style
         self._draw = random.Random(f"{seed} {style}")
         self._number = 0
@@ -44,7 +45,7 @@ class Log:
 
     def write(self) -> None:
         """Some lines; the last may be torn, and goes on with the next write."""
-        content, sums = truth.make(self._draw, self._draw.randrange(1, LINES_MAX), FORMS[self.style])
+        content, sums = truth.make(self._draw, self._draw.randrange(1, LINES_MAX), FORMS[self.style], self._clock)
         self.sums.add(sums)
         content = self._rest + content
         cut = len(content) - self._draw.choice((0, 0, 1, self._draw.randrange(60)))
@@ -102,8 +103,8 @@ class Log:
 class Writers:
     """All styles of logs, written by one thread while it runs."""
 
-    def __init__(self, folder: Path, seed: str) -> None:
-        self.logs = [Log(folder, style, seed) for style in FORMS]
+    def __init__(self, folder: Path, clock: truth.Clock, seed: str) -> None:
+        self.logs = [Log(folder, clock, style, seed) for style in FORMS]
         self._draw = random.Random(seed)
         self._is_running = threading.Event()
         self._has_ended = threading.Event()

@@ -181,6 +181,12 @@ class SqliteStore:
             row = self._reader.execute(sql, [key]).fetchone()
         return Receipt(*row) if row else None
 
+    def last_expiry_s(self) -> int | None:
+        sql = "SELECT max(expires_s) FROM receipt WHERE expires_s IS NOT NULL"
+        with _AVAILABLE:
+            last_s: int | None = self._reader.execute(sql).fetchone()[0]
+        return last_s
+
     def cover(self, heard_ms: Mapping[str, int], gap_ms: int) -> None:
         with self._transaction() as db:
             for name, ms in heard_ms.items():

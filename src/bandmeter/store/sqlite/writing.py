@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import STRETCHES_MAX, SourceState, overlaps
+from bandmeter.domain.contracts import REMEMBERED_SECONDS, STRETCHES_MAX, SourceState, overlaps
 from bandmeter.domain.grid import Resolution
 from bandmeter.domain.usage import DIMENSION_BITS, Outcomes, Side
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, STATE_COLUMNS, TABLES
@@ -63,7 +63,7 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
             rejects = ((number, *reject) for reject in batch.rejects)
             db.executemany("INSERT INTO reject VALUES (?, ?, ?, ?, ?, ?, ?)", rejects)
         if batch.receipts:
-            _keep_receipts(db, batch.receipts, batch.committed_ms // 1000)
+            _keep_receipts(db, batch.receipts)
     rows, newest_ms = _redirect_claimed(db, batches)
     note_change(db, add_rows(db, rows), newest_ms)
     hosts.add(db, [batch.hosts for batch in batches])
@@ -71,11 +71,13 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
     return numbers
 
 
-def _keep_receipts(db: sqlite3.Connection, receipts: Sequence[Receipt], now_s: int) -> None:
-    db.execute(
-        "DELETE FROM receipt WHERE key IN (SELECT key FROM receipt WHERE expires_s < ? LIMIT ?)",
-        [now_s, RECEIPTS_FORGOTTEN_AT_ONCE * len(receipts)],
-    )
+def _keep_receipts(db: sqlite3.Connection, receipts: Sequence[Receipt]) -> None:
+    expiries = [receipt.expires_s for receipt in receipts if receipt.expires_s is not None]
+    if expiries:  # made now, so what expires before this is too old now
+        db.execute(
+            "DELETE FROM receipt WHERE key IN (SELECT key FROM receipt WHERE expires_s < ? LIMIT ?)",
+            [max(expiries) - REMEMBERED_SECONDS, RECEIPTS_FORGOTTEN_AT_ONCE * len(receipts)],
+        )
     db.executemany("INSERT OR REPLACE INTO receipt (key, body, expires_s, answer) VALUES (?, ?, ?, ?)", receipts)
 
 
@@ -171,6 +173,7 @@ def note_change(db: sqlite3.Connection, zones: set[int], newest_ms: dict[int, in
 
 def cover(db: sqlite3.Connection, name: str, ms: int, gap_ms: int) -> None:
     """Lengthen a source's last stretch of coverage, or begin one after a gap."""
+    db.execute("DELETE FROM coverage WHERE source = ? AND start_ms > ?", [name, ms])  # by a clock that was ahead
     last = db.execute("SELECT max(start_ms), end_ms FROM coverage WHERE source = ?", [name]).fetchone()
     if last[0] is not None and ms - last[1] <= gap_ms:
         db.execute("UPDATE coverage SET end_ms = max(end_ms, ?) WHERE source = ? AND start_ms = ?", [ms, name, last[0]])
