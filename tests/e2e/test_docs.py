@@ -24,6 +24,7 @@ ALL_PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETTINGS = "# bandmeter.toml\n"
 PROXY_LANGUAGES = {"squid", "nginx", "haproxy", "yaml", "sh", "vcl"}
+NOT_CAPTURED = {"http-request set-var(txn.user) req.hdr(host),field(1,:)"}  # the edge's; tests/e2e/proxies runs it
 
 
 class Example(NamedTuple):
@@ -160,7 +161,10 @@ def test_every_page_can_be_found_from_the_readme():
 
 
 def test_a_directive_is_the_one_that_was_run():
-    """Each line to be pasted into a proxy stands in the configuration that wrote the captured log."""
+    """Each line to be pasted into a proxy stands in the configuration that wrote the captured log.
+
+    Real proxies run with what the page says in tests/e2e/proxies.
+    """
     configurations = [
         p for p in (ROOT / "demo" / "logs").rglob("*") if p.suffix in {".conf", ".cfg", ".yaml", ".vcl", ".txt"}
     ]
@@ -173,7 +177,7 @@ def test_a_directive_is_the_one_that_was_run():
         if not line.startswith("varnishncsa ")  # run there with the capture's own folder
     ]
     assert len(pasted) > 15
-    assert [line for line in pasted if line not in run] == []
+    assert [line for line in pasted if line not in run | NOT_CAPTURED] == []
 
 
 def accuracy(*arguments):
