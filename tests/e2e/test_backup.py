@@ -318,7 +318,7 @@ def test_all_of_it_comes_back(made, backup, make_command, tmp_path):
     other = make_command(tmp_path / "other")
     other("restore", backup)
     with contextlib.closing(Catalog.open(f"sqlite:///{other.data}/catalog.db")) as catalog:
-        assert catalog.authenticate(key, START_MS // 1000).account == "acme"
+        assert catalog.authenticate(key, START_MS // 1000).key.account == "acme"
     assert b"port = 8099" in other("config", "--dump").stdout
     assert other.ingest("jsonl", "-", input=RECORD) == Outcomes(received=1, duplicate=1)
     with contextlib.closing(SqliteStore(other.data / "usage.db")) as store:
@@ -411,6 +411,17 @@ def change(name, text):
     return spoil
 
 
+def schema(name, number):
+    """As a newer release would say it."""
+
+    def say(folder):
+        manifest = json.loads((folder / "backup.json").read_text())
+        manifest["files"][name]["schema"] = number
+        (folder / "backup.json").write_text(json.dumps(manifest))
+
+    return say
+
+
 SPOILT = {
     "a byte that changed": (change("usage.db", lambda b: b[:9_000] + bytes([b[9_000] ^ 1]) + b[9_001:]), "digest"),
     "a file that was cut": (change("catalog.db", lambda b: b[:-4_096]), "digest"),
@@ -427,8 +438,8 @@ SPOILT = {
         change("backup.json", lambda b: b.replace(b'"usage.db"', b'"bandmeter.toml"')),
         "does not name",
     ),
-    "a newer usage store": (change("backup.json", lambda b: b.replace(b'"schema": "1"', b'"schema": "99"')), "newer"),
-    "a newer catalog": (change("backup.json", lambda b: b.replace(b'"0001"', b'"9999"')), "newer"),
+    "a newer usage store": (schema("usage.db", "99"), "newer"),
+    "a newer catalog": (schema("catalog.db", "9999"), "newer"),
 }
 
 
