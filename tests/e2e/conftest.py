@@ -114,9 +114,10 @@ class Served(NamedTuple):
     log: Path
 
     def workers(self) -> list[int]:
-        """The processes that answer."""
+        """The processes that answer: all that were started but the one that ingests."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return sorted(int(child) for task in tasks for child in task.read_text().split())
+        children = sorted(int(child) for task in tasks for child in task.read_text().split())
+        return [child for child in children if b"feeding.run" not in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager

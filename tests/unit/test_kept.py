@@ -8,6 +8,7 @@ from array import array
 
 import httpx
 import pytest
+import structlog
 
 from bandmeter.catalog import Catalog
 from bandmeter.dialects import DIALECTS
@@ -163,7 +164,9 @@ def test_a_store_that_cannot_be_asked_gives_no_kept_reply(house, monkeypatch):
         raise BandmeterError(errors.UNAVAILABLE, "no disk") from sqlite3.OperationalError()
 
     monkeypatch.setattr(house.store, "freshness", fail)
-    assert house.get(ASKED["zone_bw"]).status_code == 503
+    with structlog.testing.capture_logs() as logs:
+        assert house.get(ASKED["zone_bw"]).status_code == 503
+    assert [line["reason"] for line in logs] == ["no disk"]
 
 
 def test_nothing_is_kept_where_nothing_may_be(house):

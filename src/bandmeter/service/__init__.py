@@ -216,6 +216,8 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
 
     Raises `unavailable` when the port is taken, `failure` when the workers cannot run.
     """
+    # prometheus_client decides when it is imported, here, whether processes count together; where, is said below.
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", "")
     # Heavy, and needed by this command only.
     from granian import Granian  # noqa: PLC0415
     from granian.constants import Interfaces  # noqa: PLC0415
