@@ -31,6 +31,7 @@ TOGETHER_BYTES_MAX = 4_194_304  # of such bodies: more gains nothing, and the fi
 DRAIN_SECONDS = 10.0  # at the end, for what is being counted; half of what the parent waits
 RETRY_SECONDS = 1.0  # between two looks whether the store takes something again
 STREAM_BYTES = 1 << 20  # that the loop reads ahead of one connection
+BACKLOG = 1_024  # connections that wait for the loop: beyond it they are refused, and not late
 
 
 class _Waiting(NamedTuple):
@@ -134,7 +135,7 @@ class Server:
 
     async def start(self, path: Path) -> None:
         """Listen; the folder of `path` must be ours alone."""
-        self._server = await asyncio.start_unix_server(self._serve, path, limit=STREAM_BYTES)
+        self._server = await asyncio.start_unix_server(self._serve, path, limit=STREAM_BYTES, backlog=BACKLOG)
 
     async def stop(self) -> None:
         """Take no more, and tell those who wait what became of their bodies."""
