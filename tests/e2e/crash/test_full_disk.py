@@ -110,6 +110,7 @@ def test_full_and_free_again(world, disk):
         world.settle()
 
 
+@pytest.mark.parametrize("world", ["all of it"], indirect=True)
 def test_killed_and_started_while_full(world, disk):
     """It starts and tells, or says why it cannot; nothing is lost, and it goes on when there is space."""
     world.service.start()

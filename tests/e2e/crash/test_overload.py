@@ -20,7 +20,7 @@ from crash.senders import Kind
 from crash.service import PAUSE, until
 from crash.world import world_of
 
-SECONDS = 8
+SECONDS = 6
 SECONDS_SOAK = 60
 SENDERS = 160
 SIZES = (1, 100, 5_000, 40_000)  # records of a body; of the largest, 24 are all that is held
