@@ -1,7 +1,8 @@
-"""Has the process that ingests die at a point: Python imports a module of this name first, and tests put it there.
+"""Harms a service from inside: Python imports a module of this name first, and tests put it there.
 
-The file that CRASH_AT names holds the point's name. Whoever reaches the point deletes the file and dies at once, so that
-the process which takes its place lives.
+The file that CRASH_AT names holds the name of a point. The process that ingests deletes the file when it comes by that
+point, and dies at once; the one that takes its place lives. The file that CRASH_CLOCK names holds by how many seconds
+the clock of all processes is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import signal
 import sqlite3
 import sys
+import time
 from pathlib import Path
 
 FRAME_BYTES = 4_096 + 24  # of SQLite's journal: a page and its head
@@ -78,6 +80,13 @@ class Connection(sqlite3.Connection):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+def set_clock():
+    from bandmeter import service  # noqa: PLC0415
+
+    file = Path(os.environ["CRASH_CLOCK"])
+    service.clock_ms = lambda: time.time_ns() // 1_000_000 + int(file.read_text()) * 1_000
+
+
 def prepare_feeder():
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -93,9 +102,12 @@ def prepare_feeder():
     around(wire, "encode_answer", before="before the answer")
 
 
-if any("feeding.run" in argument for argument in sys.orig_argv):
-    prepare_feeder()
-elif "serve" in sys.orig_argv:
-    from bandmeter.service import feeding
+if "CRASH_CLOCK" in os.environ:
+    set_clock()
+if "CRASH_AT" in os.environ:
+    if any("feeding.run" in argument for argument in sys.orig_argv):
+        prepare_feeder()
+    elif "serve" in sys.orig_argv:
+        from bandmeter.service import feeding
 
-    feeding.PAUSES_SECONDS = (0.05,)  # many die here, one after another
+        feeding.PAUSES_SECONDS = (0.05,)  # many die here, one after another
