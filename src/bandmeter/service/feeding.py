@@ -51,10 +51,10 @@ _log = structlog.get_logger(__name__)
 
 def run(path: str) -> None:
     """What the process does, until its parent lets it go, or has gone."""
-    # Ctrl-C, and the SIGTERM of systemd, reach all processes at once; this one is the last to end, for the workers'
-    # sake, and its parent says when.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A terminal's signals, and the SIGTERM of systemd, reach all processes at once; this one is the last to end, for
+    # the workers' sake, and its parent says when.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     config = service.configure(None)
     telemetry.set_up_logs(service.clock_ms)
     with service.open_parts(config) as opened:
