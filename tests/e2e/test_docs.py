@@ -8,6 +8,7 @@ curl speaks with a demo that serves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from bandmeter.catalog import Catalog
+from bandmeter.domain.tenancy import Scope
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = "2026-11-30T12:00:00Z"  # six days before it are in one month, so a sum of the month has them all
@@ -69,8 +73,15 @@ def served(serve_demo):
         yield running
 
 
+@pytest.fixture(scope="module")
+def taking(serve_demo):
+    """Another one, for what is sent: it would change the numbers of the first."""
+    with serve_demo(now=NOW) as running:
+        yield running
+
+
 @pytest.mark.parametrize("path", PAGES, ids=short)
-def test_the_examples_of_a_page_print_what_it_shows(path, served, demo_copy):
+def test_the_examples_of_a_page_print_what_it_shows(path, served, demo_copy, request):
     folder = demo_copy()
     outer = {k: v for k, v in os.environ.items() if not k.startswith("BANDMETER_")}
     programs = f"{Path(sys.executable).parent}{os.pathsep}{outer['PATH']}"
@@ -81,7 +92,11 @@ def test_the_examples_of_a_page_print_what_it_shows(path, served, demo_copy):
             with (folder / "bandmeter-data" / "bandmeter.toml").open("a") as stream:
                 stream.write(text)
         for example in examples(text) if language == "console" else ():
-            command = example.command.replace("127.0.0.1:8080", f"127.0.0.1:{served.port}")
+            port = served.port
+            if "$SENDS" in example.command:
+                taking = request.getfixturevalue("taking")
+                port, environment["SENDS"] = taking.port, environment.get("SENDS") or sending_key(taking.data)
+            command = example.command.replace("127.0.0.1:8080", f"127.0.0.1:{port}")
             done = subprocess.run(
                 ["bash", "-c", f"exec 2>&1\n{command}"],
                 cwd=folder,
@@ -94,13 +109,19 @@ def test_the_examples_of_a_page_print_what_it_shows(path, served, demo_copy):
             assert is_shown(example.shown, printed), f"$ {command}\n--- shown\n{example.shown}--- printed\n{printed}"
 
 
+def sending_key(data):
+    """An operator's key of a demo."""
+    with contextlib.closing(Catalog.open(f"sqlite:///{data}/catalog.db")) as catalog:
+        return catalog.add_key(None, Scope.INGEST, None, 0)
+
+
 def test_the_pages_have_examples():
     """The test above runs what it finds: it must find the commands that a reader would try."""
     found = [
         e.command for path in PAGES for language, text in blocks(path) for e in examples(text) if language == "console"
     ]
     assert len(found) > 30
-    assert all(re.match(r"bandmeter |curl |printf .*\| bandmeter ", command) for command in found)
+    assert all(re.match(r"bandmeter |curl |(printf|gzip) .*\| (bandmeter|curl) ", command) for command in found)
     for path in ("/zone/bw", "/customer/bw", "/zone/cost"):
         assert [command for command in found if command.startswith("curl") and path in command]
 

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOW = "2026-11-23T00:00:00Z"
 LINES = 4_000
 KILLS = 4
-DROPPED_EVERY = 3  # answer of a batch that was taken
+DROPPED_EVERY = 2  # answer of a batch that was taken
+PACE_SECONDS = 0.05  # between two bursts of lines: so a batch is rarely full by itself
 WAIT_SECONDS = 180
 START_SECONDS_MAX = 120
 POLL_SECONDS = 0.02
@@ -193,7 +194,7 @@ def test_each_line_counts_once_whatever_is_killed_or_lost(tmp_path):
 
     log = tmp_path / "access.log"
     log.touch()
-    lines = itertools.count(1)
+    lines, pace = itertools.count(1), threading.Event()
     with Relay(server) as relay:
         replaced = {
             "/var/log/squid/access_meter.log": str(log),
@@ -207,14 +208,14 @@ def test_each_line_counts_once_whatever_is_killed_or_lost(tmp_path):
                 for round_number in range(KILLS + 1):
                     before, written = counted()[0], 0
                     while written < LINES // (KILLS + 1):
-                        size = dice.randrange(1, 200)
+                        size = dice.randrange(1, 60)
                         with log.open("a") as stream:
                             stream.writelines(squid(n) for n in itertools.islice(lines, size))
                         written += size
+                        pace.wait(PACE_SECONDS)
                     wait_for(lambda before=before: counted()[0] > before, relay.__dict__.copy)
                     if round_number < KILLS:
-                        time_left = dice.uniform(0, 1.5)
-                        threading.Event().wait(time_left)  # anywhere in what goes on
+                        pace.wait(dice.uniform(0, 1.5))  # anywhere in what goes on
                         server.kill()
                         server.start()
                 last = next(lines) - 1

@@ -289,8 +289,9 @@ class Query:
             cases = " ".join(f"WHEN {w} THEN {one}" for w, one in zip(widths, by_layout, strict=True))
             sql = f"CASE {self._width(widths)} {cases} END"
         if field == "target_bytes_up" and self.reading.header_adjust_bytes and "scheme" in self._present:
-            adjusted = f"greatest({sql} + {self.reading.header_adjust_bytes}, 0)"
-            return f"CASE WHEN {self._field('scheme')} = 'http' THEN {adjusted} ELSE {sql} END"
+            requests = f" * {self._field('requests')}" if self.counts_requests else ""
+            adjusted = f"greatest({sql} + {self.reading.header_adjust_bytes}{requests}, 0)"
+            return f"CASE WHEN {self._field('scheme')} = 'http' AND {sql} >= 0 THEN {adjusted} ELSE {sql} END"
         return sql
 
     def _unmeterable(self) -> str:
