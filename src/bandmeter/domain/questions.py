@@ -133,7 +133,9 @@ def add_series(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Se
 
 
 OTHER = "other"  # the host under which everything is that is not kept by host
-TARGETS_MAX = 300_000  # hosts times days of one question: 100 zones with 100 hosts for a month
+TARGETS_MAX = (
+    300_000  # hosts times days of one question: those of 100 busy zones for a month, in two seconds and 200 MB
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
