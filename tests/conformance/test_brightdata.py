@@ -1,7 +1,7 @@
 """The Bright Data vectors: stored traffic and a request go in, the vendor's answer comes out, to the number.
 
 Each file of `brightdata/` is one vector: its `source` and whether that was seen `live` or is `documented`, the
-`catalog` and `traffic` that are stored, `now`, the `request` with its body (`json`, or `content` as it is), and the
+`catalog` and `traffic` that are stored (of which so many hosts a day, if it says `hosts_per_day`), `now`, the `request` with its body (`json`, or `content` as it is), and the
 `response`: `status`, `headers` (those that matter), and `body` (equal), `body_includes` (part of it) or `text`.
 """
 
@@ -21,7 +21,7 @@ from bandmeter.catalog import Catalog
 from bandmeter.dialects import DIALECTS
 from bandmeter.dialects.brightdata import BRIGHTDATA
 from bandmeter.domain import errors, usage
-from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.contracts import Batch, Hosts, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Scope
 from bandmeter.domain.usage import Outcomes
@@ -41,8 +41,8 @@ def milliseconds(text: str) -> int:
 
 
 def store_of(vector, catalog) -> MemoryStore:
-    store = MemoryStore()
-    rows, newest_ms = array("q"), {}
+    store = MemoryStore(hosts_per_day=vector.get("hosts_per_day", 100))
+    rows, newest_ms, hosts = array("q"), {}, Hosts([], array("q"))
     for record in vector["traffic"]:
         zone = catalog.zone(record["account"], record["zone"])
         at_ms = milliseconds(record["time"])
@@ -50,9 +50,12 @@ def store_of(vector, catalog) -> MemoryStore:
         dimensions = usage.pack(**{d: record[d] for d in usage.DIMENSIONS if d in record})
         rows.extend([zone.number, at_ms // 300_000 * 300, dimensions, *counters, 0, 0, 0, 0])
         newest_ms[zone.number] = max(at_ms, newest_ms.get(zone.number, at_ms))
+        if "host" in record:
+            hosts.names.append(record["host"])
+            hosts.rows.extend([zone.number, at_ms // 86_400_000 * 86_400, *counters, 0, 0, 0, 0])
     if rows:
         before = SourceState(0, "files", "tsv", "a.log", b"", 0, b"", 0, "", Outcomes(), None, None, "")
-        assert store.write(Batch(before, before, rows, newest_ms, [], milliseconds(vector["now"])))
+        assert store.write(Batch(before, before, rows, newest_ms, [], milliseconds(vector["now"]), hosts=hosts))
     return store
 
 

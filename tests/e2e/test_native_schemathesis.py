@@ -1,8 +1,8 @@
 """The native API and its OpenAPI document agree, as schemathesis sees it: every check, with both kinds of key.
 
 A schema cannot say which zones there are (404, which every check allows), which cursor was given out, which time zones
-there are, nor that `from` and `to` lie on edges of the resolution: `mend` makes valid requests keep those rules. No
-check is left out, and none is given more statuses than it has by itself.
+there are, nor that `from` and `to` lie on edges of the resolution, nor what does not go with hosts: `mend` makes valid
+requests keep those rules. No check is left out, and none is given more statuses than it has by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER
 
 from bandmeter.catalog import Catalog
 from bandmeter.domain import tenancy, usage
-from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.contracts import Batch, Hosts, SourceState
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import MemoryStore
@@ -35,11 +35,14 @@ def server(tmp_path_factory):
     catalog = Catalog.open(f"sqlite:///{tmp_path_factory.mktemp('catalog')}/catalog.db")
     catalog.add_account(tenancy.Account("acme"))
     numbers = [catalog.add_zone("acme", name, now_s=NOW_S).number for name in ("one", "two")]
-    rows = array("q")
+    rows, hosts = array("q"), Hosts([], array("q"))
     for number, day in itertools.product(numbers, range(20)):
-        rows.extend((number, NOW_S // 300 * 300 - day * 86_400, 0, *[5] * 8))
+        at = NOW_S // 300 * 300 - day * 86_400
+        rows.extend((number, at, 0, *[5] * 8))
+        hosts.names.append(("a.test", "bücher.example")[day % 2])
+        hosts.rows.extend((number, at // 86_400 * 86_400, *[4] * 8))
     store = MemoryStore()
-    store.write(Batch(SOURCE, SOURCE._replace(head=b"x", position=1), rows, {}, [], NOW_S * 1000))
+    store.write(Batch(SOURCE, SOURCE._replace(head=b"x", position=1), rows, {}, [], NOW_S * 1000, hosts=hosts))
     keys = [catalog.add_key(account, tenancy.Scope.READ, None, NOW_S) for account in ("acme", None)]
     reports = Reports(catalog, store, PRICES)
     yield build(reports, catalog, [native.dialect(reports, catalog)], lambda: NOW_S * 1000, list), keys
@@ -78,6 +81,17 @@ def mend(case) -> None:
     for name, known in (("zones", "two,one"), ("accounts", "acme")):
         if name in query and number % 2:
             query[name] = known
+    if "hosts" in query or "host" in query.get("group_by", "").split(","):
+        mend_hosts(query, number)
+
+
+def mend_hosts(query, number) -> None:
+    """By host, take away what cannot be had with it."""
+    for name in ("rate", "timezone", *usage.DIMENSIONS):
+        query.pop(name, None)
+    groups = query.get("group_by", "zone").split(",")
+    query["group_by"] = ",".join(group for group in groups if group not in usage.DIMENSIONS)
+    query["resolution"] = ("day", "month", "total")[number % 3]
 
 
 def run(app, headers):

@@ -25,7 +25,7 @@ from bandmeter.catalog import Catalog
 from bandmeter.dialects import DIALECTS
 from bandmeter.dialects.brightdata.wire import DATE_PATTERN
 from bandmeter.domain import tenancy
-from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.contracts import Batch, Hosts, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
@@ -43,13 +43,17 @@ def server(tmp_path_factory):
     """The application over a real catalog, and a read key."""
     catalog = Catalog.open(f"sqlite:///{tmp_path_factory.mktemp('catalog')}/catalog.db")
     catalog.add_account(tenancy.Account("acme", email_verified=True))
-    store, rows = MemoryStore(), array("q")
+    store, rows, hosts = MemoryStore(), array("q"), Hosts([], array("q"))
     for name in ZONES:
         zone = catalog.add_zone("acme", name, product="rpc", now_s=NOW_S)
         for hours in range(0, 900, 7):
-            rows.extend([zone.number, NOW_S // 300 * 300 - hours * 3600, 0, 3, 2, 10**6, hours * 10**6, 0, 0, 0, 0])
+            at, counters = NOW_S // 300 * 300 - hours * 3600, (3, 2, 10**6, hours * 10**6, 0, 0, 0, 0)
+            rows.extend([zone.number, at, 0, *counters])
+            if hours % 3:
+                hosts.names.append(("a.test", "[2001:db8::1]", "bücher.example")[hours % 2 + hours % 3 - 1])
+                hosts.rows.extend([zone.number, at // 86_400 * 86_400, *counters])
     source = SourceState(0, "files", "tsv", "a.log", b"", 0, b"", 0, "", Outcomes(), None, None, "")
-    assert store.write(Batch(source, source, rows, {}, [], NOW_S * 1000))
+    assert store.write(Batch(source, source, rows, {}, [], NOW_S * 1000, hosts=hosts))
     catalog.set_plan("acme", None, "per_gb", {"price": "0.42"}, now_s=NOW_S)
     key = catalog.add_key("acme", tenancy.Scope.READ, None, NOW_S)
     reports = Reports(catalog, store, PRICES)
@@ -142,6 +146,8 @@ def mend_dates(query) -> None:
         query.pop("from", None), query.pop("to", None)
     if "zone" in query and len(query["zone"]) % 2:
         query["zone"] = next(turn)
+    if "zones" in query and len(query["zones"]) % 2:
+        query["zones"] = ",".join(ZONES[: len(query["zones"]) % 3 + 1])
 
 
 def day_of(date) -> dt.date:

@@ -18,9 +18,12 @@ import pytest
 
 from bandmeter.catalog import Catalog
 from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.questions import OTHER, TargetsQuestion
 from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.reports import Reports
 from bandmeter.store import SqliteStore
 
+START = 1_795_132_800  # a midnight before the first line
 LOGS = Path(__file__).resolve().parents[2] / "demo" / "logs"
 FILES = {
     "squid/access_meter.log": "squid",
@@ -62,6 +65,7 @@ class Line(NamedTuple):
     status: str
     target: tuple[int, int] | None
     client: tuple[int, int] | None
+    host: str  # as it is written
 
 
 def ms(text):
@@ -84,7 +88,7 @@ def read_squid(line):
         target = (received, int(c[18]) + int(c[19].replace("-", "0")))
     elif c[12] == "-" and c[26] not in ("-", "0"):
         target = (received, 0)
-    return Line(ms(c[0]), c[4], c[11], target, (received, sent))
+    return Line(ms(c[0]), c[4], c[11], target, (received, sent), c[7])
 
 
 def read_nginx(line):
@@ -92,22 +96,28 @@ def read_nginx(line):
     up, down = (sum(map(int, re.findall(r"\d+", record[key]))) for key in ("up_out", "up_in"))
     target = (up, down) if record["up_addr"] and (up or down) else None
     return Line(
-        ms(str(record["t"])), domain(record["host"]), str(record["st"]), target, (record["cli_in"], record["cli_out"])
+        ms(str(record["t"])),
+        domain(record["host"]),
+        str(record["st"]),
+        target,
+        (record["cli_in"], record["cli_out"]),
+        record["host"],
     )
 
 
 def read_haproxy(line):
     c = line.split("\t")
     if len(c) == 20:
-        total, identity, status, up, down, port, state, server = (c[i] for i in (3, 6, 10, 11, 12, 14, 16, 17))
+        total, identity, host, status, up, down, port, state, server = (c[i] for i in (3, 6, 8, 10, 11, 12, 14, 16, 17))
     else:
-        total, identity, up, down, port, state, server = (c[i] for i in (2, 5, 7, 8, 10, 12, 13))
+        total, identity, host, up, down, port, state, server = (c[i] for i in (2, 5, 6, 7, 8, 10, 12, 13))
         status = ""
     if down.startswith("+"):
         return None
     counters = (int(up), int(down))
     has_target = "<NOSRV>" not in server and not state.startswith("SC") and port != "-"
-    return Line(ms(c[1]) + int(total), identity.strip('"'), status, counters if has_target else None, counters)
+    target = counters if has_target else None
+    return Line(ms(c[1]) + int(total), identity.strip('"'), status, target, counters, host.strip('"'))
 
 
 def read_trafficserver(line):
@@ -123,14 +133,14 @@ def read_trafficserver(line):
         target = (pqhl + pqcl, sshl + sscl)
     elif sshl:
         target = (pqhl + max(pqcl, cqcl), 0)
-    return Line(ms(c[0]) + int(c[1]), user, c[11], target, client)
+    return Line(ms(c[0]) + int(c[1]), user, c[11], target, client, c[8])
 
 
 def read_varnish(line):
     c = line.split("\t")
     counters = (int(c[11]), int(c[12]))
     target, client = (None, counters) if c[0] == "c" else (counters, None)
-    return Line(int(c[1]) + int(c[2]) // 1000, domain(c[8]), c[10], target, client)
+    return Line(int(c[1]) + int(c[2]) // 1000, domain(c[8]), c[10], target, client, c[8])
 
 
 READERS = {
@@ -241,6 +251,40 @@ def test_a_captured_log_is_counted_to_the_byte(ready, name):
     days = [counters for key, counters in found.items() if key[1:3] == (Side.TARGET, Resolution.DAY)]
     sums = [sum(counters[i] for counters in days) for i in (2, 3)]
     assert sums == (published(TABLES[name]) if name in TABLES else [0, 0])
+
+
+def expect_hosts(name):
+    """What each zone has exchanged with each host: {(zone, side, day, host): counters}; "" where a line names none."""
+    usage: dict = {}
+    for line in filter(None, read(name)):
+        owner = owner_of(line.identity)
+        success = int(line.status[:1] == "2" or line.status == "404")
+        host = domain(line.host).strip("-")
+        for side, counters in ((Side.TARGET, line.target), (Side.CLIENT, line.client)):
+            if counters and not isinstance(owner, str):
+                key = (owner, side, line.time_ms // 86_400_000 * 86_400, host)
+                usage[key] = [a + b for a, b in zip(usage.get(key, [0] * 4), (1, success, *counters), strict=True)]
+    return usage
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_captured_log_is_counted_by_host_to_the_byte(ready, name):
+    """Each host has what its lines say, and `other` what the lines say that name none."""
+    expected = expect_hosts(name)
+    assert len({host for *_, host in expected}) >= 3
+    ready.ingest(FILES[name], LOGS / name, status=int(None in read(name)))
+    catalog = Catalog.open(f"sqlite:///{ready.data}/catalog.db")
+    store = SqliteStore(ready.data / "usage.db")
+    found = {}
+    for side in Side:
+        for account in ACCOUNTS:
+            asked = TargetsQuestion(account, Span(START, START + 30 * 86_400), side=side)
+            for zone, rows in Reports(catalog, store, {}).answer(asked).zones:
+                for day, host, *counters in rows:
+                    found[(account, zone.name), side, day, "" if host == OTHER else host] = counters
+    store.close()
+    catalog.close()
+    assert found == {key: counters for key, counters in expected.items() if any(counters)}
 
 
 def test_all_logs_together_add_up(ready):

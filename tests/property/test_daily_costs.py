@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandmeter.domain import grid
-from bandmeter.domain.contracts import Batch, Price, SourceState
+from bandmeter.domain.contracts import Batch, Hosts, Price, SourceState
 from bandmeter.domain.grid import Span
-from bandmeter.domain.questions import CostQuestion, DailyCostQuestion
+from bandmeter.domain.money import SHARE_PLACES
+from bandmeter.domain.questions import (
+    OTHER,
+    CostQuestion,
+    DailyCostQuestion,
+    TargetCostsQuestion,
+    TargetsQuestion,
+)
 from bandmeter.domain.tenancy import Account, Zone
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.pricing import PRICES
@@ -71,10 +78,14 @@ trials = st.none() | st.integers(START - DAY, START + (DAYS + 1) * DAY)
 windows = st.tuples(st.integers(0, DAYS), st.integers(0, DAYS)).map(sorted)
 
 
-def reports(plans, trial_until_s, drawn):
-    store = MemoryStore()
+def reports(plans, trial_until_s, drawn, bound=0):
+    """Where hosts are kept, a row's kind is its host; that of kind 2 is unknown."""
+    store = MemoryStore(hosts_per_day=bound)
     flat = array("q", (n for zone, at, kind, sums in drawn for n in (zone, START + at * 300, kind, *sums)))
-    assert store.write(Batch(SOURCE, SOURCE, flat, {}, [], 0))
+    named = [row for row in drawn if row[2] != 2]
+    keyed = array("q", (n for zone, at, _, sums in named for n in (zone, START + at // 288 * DAY, *sums)))
+    hosts = Hosts([f"host{kind}" for _, _, kind, _ in named], keyed)
+    assert store.write(Batch(SOURCE, SOURCE, flat, {}, [], 0, hosts=hosts))
     return Reports(Catalog(plans, trial_until_s), store, PRICES | {"step": STEP})
 
 
@@ -115,3 +126,56 @@ def test_a_total_need_not_be_the_days_sum():
     asked = reports({(1, months[0]): ("step", {"price": "7"})}, None, traffic)
     zone, *_ = asked.answer(DailyCostQuestion("acme", Span(START, START + 2 * DAY))).zones
     assert (list(zone.amounts.values()), zone.total) == ([7, 7], 7)
+
+
+# ---------------------------------------------------------------- by target host
+
+
+@given(
+    st.dictionaries(keys, st.one_of(summable, st.just(("step", {"price": "7"})))),
+    trials,
+    st.lists(rows, max_size=30),
+    windows,
+    st.integers(0, 3),
+)
+def test_the_shares_of_a_day_add_up_to_its_cost_exactly(plans, trial, drawn, window, bound):
+    """Each is its part of what the plan bills, cut behind 60 places; what the cuts leave, the largest has."""
+    asked = reports(plans, trial, drawn, bound)
+    span = Span(*(START + n * DAY for n in window))
+    costs = {zone.zone.number: zone for zone in asked.answer(DailyCostQuestion("acme", span)).zones}
+    used = {zone.number: rows for zone, rows in asked.answer(TargetsQuestion("acme", span)).zones}
+    answer = asked.answer(TargetCostsQuestion("acme", span))
+    assert [zone.number for zone, *_ in answer.zones] == list(costs)
+    for zone, amounts, totals in answer.zones:
+        whole = costs[zone.number]
+        assert list(amounts) == list(whole.amounts)
+        for day, shares in amounts.items():
+            kind = plans[zone.number, grid.month_name(day)][0]
+            weights = {
+                row.host: row.requests if kind == "step" else row.bytes_up + row.bytes_down
+                for row in used[zone.number]
+                if row.day == day
+            }
+            assert sum(map(Fraction, shares.values())) == Fraction(whole.amounts[day])
+            for host, weight in weights.items():
+                exact = Fraction(whole.amounts[day]) * weight / sum(weights.values())
+                assert abs(Fraction(shares.get(host, 0)) - exact) < Fraction(len(weights), 10**SHARE_PLACES)
+            if bound == 0:
+                assert set(shares) == {OTHER}
+        assert sum(map(Fraction, totals.values())) == Fraction(whole.total)
+        if all(plans.get((zone.number, month), ("per_gb",))[0] == "per_gb" for month in months):
+            sums = {}
+            for shares in amounts.values():
+                for host, amount in shares.items():
+                    sums[host] = sums.get(host, 0) + Fraction(amount)
+            assert {host: Fraction(amount) for host, amount in totals.items()} == sums
+
+
+def test_a_cost_that_no_traffic_explains_is_of_other():
+    """As a fee would be, on a day without requests."""
+    asked = reports({(1, months[0]): ("fee", {"price": "7"})}, None, [(1, 0, 0, (0, 0, 1, 1) * 2)], 9)
+    fee = Price("fee", "requests", {}, dict, lambda plan, _: Decimal(plan["price"]), is_summable=False)
+    asked = Reports(asked.catalog, asked.store, PRICES | {"fee": fee})
+    zone, *_ = asked.answer(TargetCostsQuestion("acme", Span(START, START + DAY))).zones
+    assert zone.amounts == {START: {OTHER: 7}}
+    assert zone.totals == {OTHER: 7}

@@ -47,7 +47,8 @@ def everything(store):
         for resolution in (300, 3600, 86_400)
     }
     rejects = [store.rejects(source.number, 10**6) for source in store.sources()]
-    return rows, store.unattributed(), store.sources(), rejects, store.freshness(numbers).newest_ms
+    hosts = [store.read_hosts(numbers, side, posts_span(), 10**9) for side in Side]
+    return rows, hosts, store.unattributed(), store.sources(), rejects, store.freshness(numbers).newest_ms
 
 
 def posts_span():
@@ -120,6 +121,42 @@ FIELDS = {
     "network": st.sampled_from(["dc", "res", "cdn", "unknown", "x", None]),
     "access": st.sampled_from(["api", "lpm", "x", None]),
     "pool": st.sampled_from(["default", "extra", "x", None]),
+    "host": st.sampled_from(
+        [
+            *("a.test", "A.Test:443", "a.test.", "b.test", "[2001:DB8::1]:443", "2001:db8::1", "192.0.2.7", "other"),
+            *(
+                "-",
+                "",
+                ":",
+                "[",
+                "[]",
+                "...",
+                "a:b:c",
+                "x:y:z",
+                "a b",
+                "a\nb",
+                "a\tb",
+                "=1",
+                "user@a.test",
+                "a/b",
+                "_a",
+            ),
+            *(
+                "x" * 253,
+                "x" * 254,
+                "x" * 253 + ":443",
+                "ü.test",
+                "Ü.test",
+                "ü" * 127,
+                "a\u0000b",
+                "\ud800",
+                5,
+                True,
+                [],
+            ),
+            None,
+        ]
+    ),
     "unknown": st.sampled_from([1, "x", None, [1, {"time": 5}]]),
 }
 PLAIN = st.fixed_dictionaries(

@@ -452,7 +452,7 @@ def test_zones_are_listed_by_account_and_name_whatever_their_status(ask):
         ({"zones": "/"}, 400, "parameter_invalid"),
         ({"zones": ",".join(f"z{n}" for n in range(101))}, 400, "parameter_invalid"),
         ({"groupby": "zone"}, 400, "parameter_invalid"),
-        ({"group_by": "host"}, 400, "parameter_invalid"),
+        ({"group_by": "target"}, 400, "parameter_invalid"),
         ({"scheme": "ftp"}, 400, "parameter_invalid"),
         ({"scheme": ""}, 400, "parameter_invalid"),
         ({"resolution": "week"}, 400, "parameter_invalid"),

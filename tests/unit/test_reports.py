@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import pytest
 
-from bandmeter import reports
 from bandmeter.catalog import Catalog
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Batch, SourceState
@@ -277,7 +276,7 @@ def test_days_are_of_the_zones_asked_each_once(house):
 
 def test_too_many_days_of_too_many_zones_are_refused(house, monkeypatch):
     """Counted before anything is read, over the zones that are left."""
-    monkeypatch.setattr(reports, "DAILY_COSTS_MAX", 31)
+    monkeypatch.setattr("bandmeter.reports.costs.DAILY_COSTS_MAX", 31)
     house.catalog.add_zone("acme", "b", "res", now_s=0)
     assert days(house, networks=frozenset({"res"})) == {"b": {}}
     with pytest.raises(BandmeterError, match="2 zones for 31 days are too many at once") as caught:

@@ -221,10 +221,11 @@ class Store(Protocol):
         list of buckets: do not change it.
         """
 
-    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span, limit: int) -> dict[int, list[HostRow]]:
         """The hosts kept of each zone that has any, by zone number, for the days that start in `span`, by day and name.
 
-        A day keeps as many hosts as its bound, those that came first; the others' traffic is in its total alone.
+        A day keeps as many hosts as its bound, those that came first; the others' traffic is in its total alone. At
+        most `limit` rows are read in all: those of the first zones and days.
         """
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

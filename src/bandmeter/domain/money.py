@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 # Bytes have up to 20 digits, prices 19, and a division by 2^30 adds 30: 200 holds any sum of such products. If it ever
@@ -13,6 +14,7 @@ EXACT = decimal.Context(
 )
 _ROUNDING = decimal.Context(prec=200, rounding=decimal.ROUND_HALF_UP)
 NOTHING = Decimal(0)
+SHARE_PLACES = 60  # of a share of an amount: more than any price times bytes has, so that only the dividing cuts
 
 
 def add(a: Decimal, b: Decimal) -> Decimal:
@@ -23,6 +25,26 @@ def add(a: Decimal, b: Decimal) -> Decimal:
 def subtract(a: Decimal, b: Decimal) -> Decimal:
     """The exact difference."""
     return EXACT.subtract(a, b)
+
+
+def shares(amount: Decimal, weights: Sequence[int]) -> list[Decimal]:
+    """`amount` divided in the ratio of whole weights, of which one at least is above 0: exact, and adding up to it.
+
+    A share is cut behind SHARE_PLACES; what the cuts leave is added to that of the largest weight, the first of those.
+    """
+    units, whole = _units(amount), sum(weights)
+    parts = [units * weight // whole for weight in weights]
+    parts[weights.index(max(weights))] += units - sum(parts)
+    return [EXACT.scaleb(Decimal(part), -SHARE_PLACES) for part in parts]
+
+
+def ratio(amounts: Iterable[Decimal]) -> list[int]:
+    """Amounts as whole weights."""
+    return list(map(_units, amounts))
+
+
+def _units(amount: Decimal) -> int:
+    return int(EXACT.to_integral_exact(EXACT.scaleb(amount, SHARE_PLACES)))
 
 
 def rounded(amount: Decimal, places: int) -> Decimal:

@@ -133,11 +133,17 @@ def add_series(parts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[Se
 
 
 OTHER = "other"  # the host under which everything is that is not kept by host
+TARGETS_MAX = (
+    300_000  # hosts times days of one question: those of 100 busy zones for a month, in two seconds and 200 MB
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TargetsQuestion:
-    """Usage by target host and UTC day; `span` lies on edges of days. The rest as `UsageQuestion`."""
+    """Usage by target host and UTC day; `span` lies on edges of days. The rest as `UsageQuestion`.
+
+    A zone that is named twice counts once.
+    """
 
     account: str
     span: Span
@@ -150,6 +156,14 @@ class ZoneTargets(NamedTuple):
 
     zone: Zone
     rows: list[HostRow]
+
+
+class TargetsAnswer(NamedTuple):
+    """As `UsageAnswer`."""
+
+    zones: list[ZoneTargets]
+    newest_ms: int | None
+    committed_ms: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -222,6 +236,35 @@ class DailyCostAnswer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TargetCostsQuestion:
+    """The same by target host. The fields are those of `DailyCostQuestion`."""
+
+    account: str
+    span: Span
+    zones: tuple[str, ...] | None = None
+    networks: frozenset[str] | None = None
+
+
+class ZoneTargetCosts(NamedTuple):
+    """A zone's `ZoneDays`, divided: start of a day → host → exact cost, and host → cost in the span.
+
+    A day's cost is divided by what its plan bills, bytes or requests: the hosts' shares add up to it, to the last
+    digit, and `totals` in the same way to the span's cost. Hosts that cost nothing are absent.
+    """
+
+    zone: Zone
+    amounts: dict[int, dict[str, Decimal]]
+    totals: dict[str, Decimal]
+
+
+class TargetCostsAnswer(NamedTuple):
+    """In the account's currency."""
+
+    currency: str
+    zones: list[ZoneTargetCosts]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ZonesQuestion:
     """The zones of an account, by name; `zones` None: all of them, whatever their status."""
 
@@ -269,6 +312,7 @@ Question = (
     | TargetsQuestion
     | CostQuestion
     | DailyCostQuestion
+    | TargetCostsQuestion
     | ZonesQuestion
     | AccountQuestion
     | BalanceQuestion
@@ -277,9 +321,10 @@ Question = (
 Answer = (
     UsageAnswer
     | SeriesAnswer
-    | list[ZoneTargets]
+    | TargetsAnswer
     | CostAnswer
     | DailyCostAnswer
+    | TargetCostsAnswer
     | list[Zone]
     | Account
     | Balance

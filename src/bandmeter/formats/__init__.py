@@ -16,7 +16,7 @@ a few functions of our own (`FUNCTIONS`), and may yield these fields:
 | `reached_target` | BOOLEAN: whether `bytes_up` and `bytes_down` may be a target's | TRUE |
 | `requests` | BIGINT | 1 |
 | `duration_ms` | BIGINT: how long before its end the request began | 0 |
-| `host` | VARCHAR, the target's domain, in any case and also with its port | NULL: in no breakdown by target |
+| `host` | VARCHAR, the target's domain or address, in any case, also with its port | NULL: in no breakdown |
 | `status` | BIGINT | unknown, and not successful |
 | `scheme`, `ip_version`, `network`, `access`, `pool` | VARCHAR, a value of that dimension | its first value |
 
@@ -58,6 +58,7 @@ FLAGS = ("has_target_bytes", "has_client_bytes", "has_bytes", "reached_target")
 FIELDS = frozenset({"time_ms", "duration_ms", "requests", "status", *NUMBERS, *TEXTS, *FLAGS})
 COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 COLUMNS_MAX = 200  # of a line: the longest known layout has 30
+HOST_BYTES_MAX = 253  # of a domain name (RFC 1035)
 
 # Name(parameters) → SQL. What the field expressions may use beyond DuckDB's own functions.
 FUNCTIONS = {
@@ -88,6 +89,14 @@ FUNCTIONS = {
     # the host of a Host header or authority, without its port, in lower case
     "domain_of(x)": r"""given(lower(CASE WHEN starts_with(x, '[') THEN split_part(x, ']', 1) || ']'
         ELSE rtrim(split_part(x, ':', 1), '.') END))""",
+    # an IPv6 address that stands without its brackets, with them: more than one ':' is no port
+    "bracketed(x)": r"""CASE WHEN NOT starts_with(x, '[') AND length(x) - length(replace(x, ':', '')) > 1
+        THEN '[' || x || ']' ELSE x END""",
+    # a domain name in any script, or an address; NULL for anything else, which a log may hold there
+    "name_or_address(x)": rf"""CASE WHEN strlen(x) <= {HOST_BYTES_MAX}
+        AND regexp_full_match(x, '[\p{{L}}\p{{M}}\p{{N}}._-]+|\[[0-9a-f:.]+(%[0-9a-z._-]+)?\]') THEN x END""",
+    # the target of a request as a breakdown by target has it
+    "host_of(x)": "name_or_address(domain_of(bracketed(x)))",
     # the user of a Basic Proxy-Authorization header; the password is never looked at
     "user_of_basic(x)": r"""given(split_part(
         TRY(decode(from_base64(CASE WHEN lower(left(x, 6)) = 'basic ' THEN trim(substr(x, 7)) END))), ':', 1))""",

@@ -31,7 +31,8 @@ SQUID_NATIVE = Format(
                 "client_bytes_down": "whole(bytes_sent)",
                 "status": "status_of(status)",
                 "duration_ms": "whole(duration_ms)",
-                "host": "regexp_extract(url, '^(?:[a-z]+://)?([^/]*)', 1)",
+                "host": r"CASE WHEN NOT starts_with(url, 'error:') THEN "
+                r"regexp_extract(url, '^(?:[a-z]+://)?(?:[^/@]*@)?([^/?#]*)', 1) END",
                 "scheme": "CASE WHEN method = 'CONNECT' OR starts_with(url, 'https:') THEN 'https' ELSE 'http' END",
                 "ip_version": "ip_version_of(peer)",
             },

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 FUTURE_MS_MAX = 10 * 60_000  # a record further ahead of the clock than this is damage or a wrong clock
 IDENTITY_LENGTH_MAX = 512
-HOST_LENGTH_MAX = 253  # of a domain name (RFC 1035); a longer one is in no breakdown
 DURATION_MS_MAX = 366 * 86_400_000  # of a record that is spread; no tunnel stays open for a year
 SPREAD_BUCKETS_MAX = 8_928  # 31 days: what is older in a longer tunnel goes into the first of them
 NEVER = "\x02\x02"  # stands for NULL in columns where every text is a value
@@ -109,8 +108,7 @@ class Query:
         if not self.reading.by_host:
             return f"SELECT owner, key, {counters} FROM ({judged}) GROUP BY ALL"
         # Names are cleaned after folding, when they are few; those that are the same then are added up when stored.
-        domain = f"CASE WHEN is_host = 1 AND length(host) <= {HOST_LENGTH_MAX} THEN domain_of(host) END"
-        return f"""SELECT * REPLACE ({domain} AS host) FROM (
+        return f"""SELECT * REPLACE (CASE WHEN is_host = 1 THEN host_of(host) END AS host) FROM (
             SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
             FROM (SELECT *, {_DAY} AS day FROM ({judged}))
             GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""

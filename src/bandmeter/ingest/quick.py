@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSION_BITS, DIMENSIONS, REQUESTS_MAX
+from bandmeter.formats import HOST_BYTES_MAX
 from bandmeter.formats.jsonl import JSONL
 from bandmeter.ingest.attribute import SEPARATOR, Owner
 from bandmeter.ingest.decode import Groups
@@ -24,7 +25,6 @@ from bandmeter.ingest.query import (
     BUCKETS_A_DAY,
     FLAGS,
     FUTURE_MS_MAX,
-    HOST_LENGTH_MAX,
     IDENTITY_LENGTH_MAX,
     NAMED_SHIFT,
     PAIRS,
@@ -40,6 +40,7 @@ SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
 # What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.
 _DOUBTFUL = (b":-", b" -", b"\t-", b"\\u")
 _FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+\.[0-9]{4}')
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[0-9a-z._-]+)?\]")  # as in `formats.FUNCTIONS`, of ASCII
 _RFC3339 = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z\n)+")
 
 
@@ -166,14 +167,12 @@ class _Columns:
         return by_host.only(np.array([host is not None for host in hosts]))
 
     def _domains(self) -> list[str | None]:
-        """As the SQL function `domain_of`."""
+        """As the SQL function `host_of`."""
         texts = self._column("host")
         found: dict[str | None, str | None] = {None: None}
         for text in set(texts) - {None}:
             self.is_fine = self.is_fine and text.isascii()
-            domain = f"{text.partition(']')[0]}]" if text.startswith("[") else text.partition(":")[0].rstrip(".")
-            is_domain = domain not in {"", "-"} and len(domain) <= HOST_LENGTH_MAX
-            found[text] = domain.lower() if is_domain else None
+            found[text] = _host_of(text)
         return [found[text] for text in texts]
 
     def _column(self, name: str) -> list[Any]:
@@ -264,6 +263,15 @@ class _Columns:
         numbers = [places[found[name]] for name in names]
         place = np.array(numbers, dtype=np.int64)
         return owners, place, np.array([int(owner.is_named) for owner in owners], dtype=np.int64)[place]
+
+
+def _host_of(text: str) -> str | None:
+    if text.startswith("["):
+        host = f"{text.partition(']')[0]}]"
+    else:
+        host = f"[{text}]" if text.count(":") > 1 else text.partition(":")[0].rstrip(".")
+    host = host.lower()
+    return host if host != "-" and len(host) <= HOST_BYTES_MAX and _HOST.fullmatch(host) else None
 
 
 _MIXED = frozenset({"time", "ip_version"})  # a text or a number

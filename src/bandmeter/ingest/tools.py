@@ -77,6 +77,8 @@ class Tools:
     def place(self, groups: Groups, now_ms: int, job: Job, caller: Caller) -> place.Placed:
         """What was decoded, as rows of zones."""
         attribution = self.attribution(job.rules)
+        if not self.by_host:  # what is read without a query has them all the same
+            groups = groups._replace(hosts=None)
         return place.place(
             groups,
             lambda owner: attribution.find(owner, caller),

@@ -6,22 +6,19 @@ Law 6: a number has one source: dashboard, dialects, native API and statement as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, overload
 
-from bandmeter.domain import errors, grid, money, usage
+from bandmeter.domain import errors, grid, usage
 from bandmeter.domain.contracts import Freshness, Price, Store
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.domain.grid import Resolution, Span, Unit
+from bandmeter.domain.grid import Resolution, Unit
 from bandmeter.domain.localtime import UTC
 from bandmeter.domain.questions import (
-    DAILY_COSTS_MAX,
     AccountQuestion,
     Answer,
     Balance,
     BalanceQuestion,
     Basis,
-    Cost,
     CostAnswer,
     CostQuestion,
     DailyCostAnswer,
@@ -31,24 +28,24 @@ from bandmeter.domain.questions import (
     Series,
     SeriesAnswer,
     SeriesQuestion,
+    TargetCostsAnswer,
+    TargetCostsQuestion,
+    TargetsAnswer,
     TargetsQuestion,
     UsageAnswer,
     UsageQuestion,
-    ZoneCost,
-    ZoneDays,
     ZonesQuestion,
-    ZoneTargets,
     ZoneUsage,
 )
 from bandmeter.domain.tenancy import Account, Zone, ZoneStatus
-from bandmeter.domain.usage import ZERO, Columns, Counters, HostRow, Side
-from bandmeter.reports import folding
+from bandmeter.domain.usage import Columns, Side
+from bandmeter.reports import folding, tenants
+from bandmeter.reports.costs import Costs
 from bandmeter.reports.folding import NO_ROWS
+from bandmeter.reports.targets import Targets
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
-
-ZONE_NOT_FOUND = "Zone not found"  # the same whether the zone exists in another account or nowhere
 
 
 class Reports:
@@ -58,15 +55,17 @@ class Reports:
         self.catalog = catalog
         self.store = store
         self.prices = prices
+        costs, targets = Costs(catalog, store, prices), Targets(catalog, store, prices, self.answer)
         self._answers: dict[type, Callable[[Any], Answer]] = {
             UsageQuestion: self._usage,
             SeriesQuestion: self._series,
-            TargetsQuestion: self._targets,
-            CostQuestion: self._costs,
-            DailyCostQuestion: self._daily_costs,
+            TargetsQuestion: targets.usage,
+            CostQuestion: costs.of_spans,
+            DailyCostQuestion: costs.of_days,
+            TargetCostsQuestion: targets.costs,
             ZonesQuestion: lambda question: self._zones(question.account, question.zones),
             AccountQuestion: lambda question: self._account(question.account),
-            BalanceQuestion: self._balance,
+            BalanceQuestion: costs.balance,
         }
 
     @overload
@@ -74,11 +73,13 @@ class Reports:
     @overload
     def answer(self, question: SeriesQuestion) -> SeriesAnswer: ...
     @overload
-    def answer(self, question: TargetsQuestion) -> list[ZoneTargets]: ...
+    def answer(self, question: TargetsQuestion) -> TargetsAnswer: ...
     @overload
     def answer(self, question: CostQuestion) -> CostAnswer: ...
     @overload
     def answer(self, question: DailyCostQuestion) -> DailyCostAnswer: ...
+    @overload
+    def answer(self, question: TargetCostsQuestion) -> TargetCostsAnswer: ...
     @overload
     def answer(self, question: ZonesQuestion) -> list[Zone]: ...
     @overload
@@ -101,18 +102,10 @@ class Reports:
     # ------------------------------------------------------------ who
 
     def _account(self, account: str) -> Account:
-        found = self.catalog.account(account)
-        if found is None:
-            raise BandmeterError(errors.ACCOUNT_UNKNOWN, "Account not found")
-        return found
+        return tenants.account(self.catalog, account)
 
     def _zones(self, account: str, names: Sequence[str] | None) -> list[Zone]:
-        if names is None:
-            return self.catalog.zones(self._account(account).id)
-        found = [self.catalog.zone(account, name) for name in names]
-        if None in found:
-            raise BandmeterError(errors.ZONE_UNKNOWN, ZONE_NOT_FOUND)
-        return [zone for zone in found if zone is not None]
+        return tenants.zones(self.catalog, account, names)
 
     def _named(self, account: str, names: Sequence[str] | None) -> list[tuple[str, Zone]]:
         """Zones by what people call them; None: every active one."""
@@ -195,114 +188,6 @@ class Reports:
         folded = folding.merge(found)
         series = [Series(name, zone, *folded.get(zone.number, ((), ()))) for name, zone in named]
         return SeriesAnswer(series, edges, basis)
-
-    def _targets(self, question: TargetsQuestion) -> list[ZoneTargets]:
-        folding.check_span(question.span, Resolution.DAY)
-        zones = self._zones(question.account, question.zones)
-        kept: dict[int, list[HostRow]] = {}
-        for side, numbers in _by_side(zones, question.side).items():  # before the totals, which then are no smaller
-            kept |= self.store.read_hosts(numbers, side, question.span)
-        totals = self._rows(zones, UsageQuestion(question.account, question.span, side=question.side), Resolution.DAY)
-        return [
-            ZoneTargets(zone, folding.with_other(kept.get(zone.number, []), totals[zone.number]))
-            for zone in zones
-            if zone.number in totals
-        ]
-
-    # ------------------------------------------------------------ money
-
-    def _costs(self, question: CostQuestion) -> CostAnswer:
-        for span in question.spans:
-            folding.check_span(span, Resolution.FIVE_MINUTES)
-        account = self._account(question.account)
-        return CostAnswer(
-            account.currency,
-            [
-                ZoneCost(zone, [self._cost(zone, span, _trial_end(account)) for span in question.spans])
-                for zone in self._zones(account.id, question.zones)
-            ],
-        )
-
-    def _cost(self, zone: Zone, span: Span, trial_end: int) -> Cost:
-        """Each month at the plan in force in it; what lies before `trial_end` is counted, but free."""
-        counters, amount, unit = ZERO, money.NOTHING, ""
-        for month in grid.months_in(span):
-            used = self.store.total(zone.number, zone.side, month)
-            counters = counters.plus(used)
-            found = self.catalog.plan(zone, grid.month_name(month.start))
-            if found is None:
-                continue
-            price = self.prices[found[0]]
-            unit = price.unit
-            billed = used if trial_end <= month.start else self._total_from(zone, month, trial_end)
-            amount = money.add(amount, price.cost(price.parse(found[1]), billed))
-        size = counters.bytes_up + counters.bytes_down
-        return Cost(size, counters.requests, counters.successes, amount, unit)
-
-    def _total_from(self, zone: Zone, span: Span, start: int) -> Counters:
-        return ZERO if start >= span.end else self.store.total(zone.number, zone.side, Span(start, span.end))
-
-    def _daily_costs(self, question: DailyCostQuestion) -> DailyCostAnswer:
-        folding.check_span(question.span, Resolution.DAY)
-        account = self._account(question.account)
-        zones = self._zones(account.id, None if question.zones is None else list(dict.fromkeys(question.zones)))
-        if question.networks is not None:
-            zones = [zone for zone in zones if zone.network in question.networks]
-        days = (question.span.end - question.span.start) // Resolution.DAY
-        if len(zones) * days > DAILY_COSTS_MAX:
-            sentence = f"{len(zones)} zones for {days} days are too many at once: ask for fewer zones or days."
-            raise BandmeterError(errors.PARAMETER_INVALID, sentence)
-        trial_end = _trial_end(account)
-        return DailyCostAnswer(account.currency, [self._days(zone, question.span, trial_end) for zone in zones])
-
-    def _days(self, zone: Zone, span: Span, trial_end: int) -> ZoneDays:
-        """Where costs add up, a day is priced from its own row, and a month is the sum of its days; else as `_cost`."""
-        rows = self.store.read([zone.number], zone.side, Resolution.DAY, span).get(zone.number, NO_ROWS)
-        used = folding.by_bucket(rows)
-        amounts: dict[int, Decimal] = {}
-        total = money.NOTHING
-        for month in grid.months_in(span):
-            found = self.catalog.plan(zone, grid.month_name(month.start))
-            if found is None:
-                continue
-            price = self.prices[found[0]]
-            if price.is_summable:
-                plan = price.parse(found[1])
-                for day in filter(month.holds, used):
-                    billed = used[day] if trial_end <= day else self._total_from(zone, _day(day), trial_end)
-                    amounts[day] = price.cost(plan, billed)
-                    total = money.add(total, amounts[day])
-            else:
-                for day in range(month.start, month.end, Resolution.DAY):
-                    amounts[day] = self._cost(zone, _day(day), trial_end).amount
-                total = money.add(total, self._cost(zone, month, trial_end).amount)
-        return ZoneDays(zone, {day: amount for day, amount in amounts.items() if amount}, total)
-
-    def _balance(self, question: BalanceQuestion) -> Balance:
-        """Until months are closed by statements, every month before the running one counts as closed."""
-        account = self._account(question.account)
-        running = grid.month_span(question.now_s)
-        closed, pending = money.NOTHING, money.NOTHING
-        for zone in self.catalog.zones(account.id):
-            pending = money.add(pending, self._cost(zone, running, _trial_end(account)).amount)
-            for month in self._months_with_traffic(zone, running.start):
-                closed = money.add(closed, self._cost(zone, month, _trial_end(account)).amount)
-        prepayment = Decimal(account.prepayment)
-        balance = money.subtract(money.subtract(prepayment, closed), pending)
-        return Balance(balance, money.NOTHING, prepayment, pending)
-
-    def _months_with_traffic(self, zone: Zone, end: int) -> list[Span]:
-        rows = self.store.read([zone.number], zone.side, Resolution.DAY, Span(0, end)).get(zone.number, NO_ROWS)
-        return [grid.month_span(start) for start in sorted({grid.month_start(bucket) for bucket in rows.bucket})]
-
-
-def _trial_end(account: Account) -> int:
-    """Where the account's traffic begins to cost, on a 5-minute edge."""
-    return grid.ceil_to(account.trial_until_s or 0, Resolution.FIVE_MINUTES)
-
-
-def _day(start: int) -> Span:
-    return Span(start, start + Resolution.DAY)
 
 
 def _by_side(zones: Sequence[Zone], side: Side | None) -> dict[Side, list[int]]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from bandmeter.domain import errors, grid, localtime
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span, Unit
-from bandmeter.domain.questions import OTHER, SPAN_SECONDS_MAX
-from bandmeter.domain.usage import Columns, Counters, HostRow
+from bandmeter.domain.questions import SPAN_SECONDS_MAX
+from bandmeter.domain.usage import Columns, Counters
 
 NO_ROWS = Columns()
 Numbers = tuple[list[int], list[int]]
@@ -74,17 +74,6 @@ def regroup(columns: Columns, edges: Sequence[int]) -> Columns:
         known = sums.get(key)
         sums[key] = counters if known is None else list(map(operator.add, known, counters))
     return Columns._make(zip(*((*key, *sums[key]) for key in sorted(sums)), strict=True)) if sums else NO_ROWS
-
-
-def with_other(kept: list[HostRow], totals: Columns) -> list[HostRow]:
-    """The hosts of each day, and what they lack to its total."""
-    rest: dict[int, list[int]] = {}
-    for bucket, _, *counters in zip(*totals, strict=True):
-        rest[bucket] = list(map(operator.add, rest.get(bucket, [0] * len(counters)), counters))
-    for row in kept:
-        rest[row.day] = list(map(operator.sub, rest[row.day], row[2:]))
-    others = [HostRow(day, OTHER, *counters) for day, counters in rest.items() if any(counters)]
-    return sorted([*kept, *others])
 
 
 def fold(buckets: list[int], values: list[int], edges: Sequence[int]) -> Numbers:

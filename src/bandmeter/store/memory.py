@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import defaultdict
+from operator import add
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import usage
@@ -12,7 +13,6 @@ from bandmeter.domain.contracts import (
     STRETCHES_MAX,
     Batch,
     Freshness,
-    Hosts,
     Receipt,
     Reject,
     SourceState,
@@ -43,15 +43,10 @@ WIDTH, HOST_WIDTH = len(usage.ROW), len(usage.HOST_ROW)
 SLICES = {Side.TARGET: slice(0, 4), Side.CLIENT: slice(4, 8)}
 
 
-def sum_of_bytes(row: Sequence[int]) -> int:
-    """All bytes of a `HOST_ROW`: the largest hosts of a batch come first."""
-    return row[4] + row[5] + row[8] + row[9]
-
-
 class MemoryStore:
     """Implements `contracts.Store` in the plainest way there is."""
 
-    def __init__(self, identities_per_day: int = 10_000, hosts_per_day: int = 1_000) -> None:
+    def __init__(self, identities_per_day: int = 10_000, hosts_per_day: int = 100) -> None:
         self.identities_per_day = identities_per_day
         self.hosts_per_day = hosts_per_day
         self._hosts: dict[tuple[int, int], dict[str, list[int]]] = defaultdict(dict)
@@ -83,6 +78,7 @@ class MemoryStore:
                 before = self._sources.get(batch.before.number)
                 if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
                     return []
+            self._add_hosts(batches)
             for owner in {self._owner(zone) for batch in batches for zone in (*batch.newest_ms, *batch.rows[::WIDTH])}:
                 self._changes[owner] += 1
             return [self._write(batch) for batch in batches]
@@ -101,7 +97,6 @@ class MemoryStore:
         self._rejects[number].extend(batch.rejects)
         for start in range(0, len(batch.rows), WIDTH):
             self._add(tuple(batch.rows[start : start + WIDTH]))
-        self._add_hosts(batch.hosts)
         for zone, newest_ms in batch.newest_ms.items():
             owner = self._owner(zone)
             self._newest[owner] = max(newest_ms, self._newest.get(owner, newest_ms))
@@ -112,22 +107,30 @@ class MemoryStore:
     def receipt(self, key: bytes) -> Receipt | None:
         return self._receipts.get(key)
 
-    def _add_hosts(self, hosts: Hosts) -> None:
-        rows = [hosts.rows[n : n + HOST_WIDTH] for n in range(0, len(hosts.rows), HOST_WIDTH)]
-        for row, name in sorted(
-            zip(rows, hosts.names, strict=True), key=lambda pair: (-sum_of_bytes(pair[0]), pair[1])
-        ):
-            kept = self._hosts[row[0], row[1]]
+    def _add_hosts(self, batches: Sequence[Batch]) -> None:
+        sums: dict[tuple[int, int, str], list[int]] = {}
+        for names, rows in (batch.hosts for batch in batches):
+            for n, name in enumerate(names):
+                zone, day, *counters = rows[n * HOST_WIDTH : (n + 1) * HOST_WIDTH]
+                total = sums.setdefault((zone, day, name), [0] * 8)
+                total[:] = map(add, total, counters)
+        largest_first = sorted(sums.items(), key=lambda item: (-sum(item[1][2:4] + item[1][6:8]), item[0]))
+        for (zone, day, name), counters in largest_first:
+            kept = self._hosts[zone, day]
             if name in kept or len(kept) < self.hosts_per_day:
-                counters = kept.setdefault(name, [0] * 8)
-                counters[:] = [a + b for a, b in zip(counters, row[2:], strict=True)]
+                kept[name] = list(map(add, kept.get(name, [0] * 8), counters))
 
-    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span, limit: int) -> dict[int, list[HostRow]]:
         found: dict[int, list[HostRow]] = {}
-        for (zone, day), kept in sorted(self._hosts.items()):
-            for name, counters in sorted(kept.items()):
-                if zone in zones and span.holds(day) and any(counters[SLICES[side]]):
-                    found.setdefault(zone, []).append(HostRow(day, name, *counters[SLICES[side]]))
+        for wanted in zones:
+            rows = [
+                HostRow(day, name, *counters[SLICES[side]])
+                for (zone, day), kept in sorted(self._hosts.items())
+                for name, counters in sorted(kept.items())
+                if zone == wanted and span.holds(day) and any(counters[SLICES[side]])
+            ][: limit - sum(map(len, found.values()))]
+            if rows:
+                found[wanted] = rows
         return found
 
     def _has_newcomer(self, batch: Batch) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bandmeter.dialects.brightdata.bandwidth import BANDWIDTH
 from bandmeter.dialects.brightdata.cost import MONEY
+from bandmeter.dialects.brightdata.domains import DOMAINS
 from bandmeter.dialects.brightdata.exports import EXPORTS
 from bandmeter.dialects.brightdata.wire import render_error
 from bandmeter.dialects.brightdata.zones import NEIGHBOURS
@@ -19,7 +20,7 @@ _PATHS = ("/zone", "/customer", "/status", "/network_status", "/domains", "/cost
 BRIGHTDATA = Dialect(
     name="brightdata",
     title="Bright Data",
-    endpoints=(*BANDWIDTH, *MONEY, *EXPORTS, *NEIGHBOURS),
+    endpoints=(*BANDWIDTH, *DOMAINS, *MONEY, *EXPORTS, *NEIGHBOURS),
     credentials=(("bearer", "authorization"),),
     render_error=render_error,
     prefixes=tuple(f"{prefix}{path}" for prefix in ("", "/api") for path in _PATHS),

@@ -1,14 +1,15 @@
-"""POST /costs/export/json and /costs/export/csv: what each day has cost, by zone, product or type.
+"""POST /costs/export/json and /costs/export/csv: what each day has cost, by zone, product, type or target domain.
 
 An amount is the exact sum of its zones' exact amounts, rounded here and once. So is an amount of `total`: it is no sum
-of rounded days.
+of rounded days. A domain's part of a zone's amount is its share of what the plan bills; before the rounding, the parts
+add up to the amount.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from bandmeter.domain.contracts import Call, Endpoint, Reply
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.money import rounded
-from bandmeter.domain.questions import DailyCostAnswer, DailyCostQuestion
+from bandmeter.domain.questions import DailyCostAnswer, DailyCostQuestion, TargetCostsAnswer, TargetCostsQuestion
 from bandmeter.domain.tenancy import ZONE_NAME, Zone
 
 
@@ -33,9 +34,9 @@ def _word(zone: Zone) -> str:
     return TYPES[zone.network]
 
 
-DIMENSIONS: dict[str, Callable[[Zone], str]] = {"zones": _name, "products": _word, "types": _word}
-# The vendor has it too, but the cost of a target domain, its share of a zone's day, needs the per-target breakdown.
-UNAVAILABLE = ("domains",)
+OF_ZONES: dict[str, Callable[[Zone], str]] = {"zones": _name, "products": _word, "types": _word}
+DOMAINS = "domains"
+DIMENSIONS = (*OF_ZONES, DOMAINS)
 
 # ---------------------------------------------------------------- question
 
@@ -55,8 +56,7 @@ def _read(call: Call) -> _Request:
 
 def _read_dimension(sent: object) -> str:
     if not isinstance(sent, str) or sent not in DIMENSIONS:
-        later = "".join(f"; {name} is not available yet" for name in UNAVAILABLE)
-        raise BandmeterError(errors.PARAMETER_INVALID, f"dimension takes one of {', '.join(DIMENSIONS)}{later}.")
+        raise BandmeterError(errors.PARAMETER_INVALID, f"dimension takes one of {', '.join(DIMENSIONS)}.")
     return sent
 
 
@@ -103,32 +103,44 @@ def _unreadable() -> BandmeterError:
     return BandmeterError(errors.PARAMETER_INVALID, sentence)
 
 
-def _parse(call: Call) -> DailyCostQuestion:
+def _parse(call: Call) -> DailyCostQuestion | TargetCostsQuestion:
     asked = _read(call)
-    return DailyCostQuestion(call.account.id, asked.span, asked.zones, asked.networks)
+    kind = TargetCostsQuestion if asked.dimension == DOMAINS else DailyCostQuestion
+    return kind(call.account.id, asked.span, asked.zones, asked.networks)
 
 
 # ---------------------------------------------------------------- answer
 
 _Amounts = dict[str, Decimal]  # id of the dimension → exact
+_Answer = DailyCostAnswer | TargetCostsAnswer
 
 
-def _add_up(dimension: str, answer: DailyCostAnswer) -> tuple[dict[int, _Amounts], _Amounts]:
+def _add_up(call: Call, answer: _Answer) -> tuple[dict[int, _Amounts], _Amounts]:
     """The amounts of each day that has any, in order, and those of the whole window."""
     days: dict[int, _Amounts] = {}
     totals: _Amounts = {}
-    for zone, amounts, total in answer.zones:
-        name = DIMENSIONS[dimension](zone)
-        for day, amount in amounts.items():
-            _add(days.setdefault(day, {}), name, amount)
-        if total:
-            _add(totals, name, total)
+    for amounts, total in _parts(_read(call).dimension, answer):
+        for day, more in amounts.items():
+            _add(days.setdefault(day, {}), more)
+        _add(totals, total)
     return dict(sorted(days.items())), totals
 
 
-def _add(amounts: _Amounts, name: str, amount: Decimal) -> None:
-    known = amounts.get(name)
-    amounts[name] = amount if known is None else money.add(known, amount)
+def _parts(dimension: str, answer: _Answer) -> Iterator[tuple[dict[int, _Amounts], _Amounts]]:
+    """Each zone's amounts by day, and of the whole window."""
+    if isinstance(answer, TargetCostsAnswer):
+        for divided in answer.zones:
+            yield divided.amounts, divided.totals
+        return
+    for zone, amounts, total in answer.zones:
+        name = OF_ZONES[dimension](zone)
+        yield {day: {name: amount} for day, amount in amounts.items()}, {name: total} if total else {}
+
+
+def _add(amounts: _Amounts, more: _Amounts) -> None:
+    for name, amount in more.items():
+        known = amounts.get(name)
+        amounts[name] = amount if known is None else money.add(known, amount)
 
 
 def _rounded(amounts: _Amounts) -> _Amounts:
@@ -139,16 +151,16 @@ def _date(day: int) -> str:
     return iso(day)[:10]
 
 
-def _render_json(call: Call, _question: object, answer: DailyCostAnswer) -> Reply:
+def _render_json(call: Call, _question: object, answer: _Answer) -> Reply:
     """`{}` where nothing was spent [live]."""
-    days, totals = _add_up(_read(call).dimension, answer)
+    days, totals = _add_up(call, answer)
     body = {_date(day): _rounded(amounts) for day, amounts in days.items()}
     return reply(body | {"total": _rounded(totals)} if totals else body)
 
 
-def _render_csv(call: Call, _question: object, answer: DailyCostAnswer) -> Reply:
+def _render_csv(call: Call, _question: object, answer: _Answer) -> Reply:
     """A line per day and id [live]. Lines end with CR LF (RFC 4180)."""
-    days, _ = _add_up(_read(call).dimension, answer)
+    days, _ = _add_up(call, answer)
     written = io.StringIO()
     writer = csv.writer(written)
     writer.writerow(("Day", "Id", "Value"))
@@ -163,7 +175,7 @@ _AMOUNTS = {
     "type": "object",
     "additionalProperties": {"type": "number", "minimum": 0},
     "minProperties": 1,
-    "description": "In the account's currency, by zone, product or type.",
+    "description": "In the account's currency, by zone, product, type or target domain.",
 }
 _SCHEMA = {
     "type": "object",
@@ -215,7 +227,7 @@ EXPORTS = tuple(
         name=f"costs_export_{form}",
         paths=both(f"/costs/export/{form}"),
         method="POST",
-        summary=f"Cost per UTC day, by zone, product or type, as {form.upper()}",
+        summary=f"Cost per UTC day, by zone, product, type or target domain, as {form.upper()}",
         parse=_parse,
         render=render,
         schema=schema,

@@ -96,7 +96,7 @@ _AVAILABLE = _Availability()
 class SqliteStore:
     """Implements `contracts.Store` on one file. Reads come from any thread, each on a connection of its own."""
 
-    def __init__(self, path: Path, identities_per_day: int = 10_000, hosts_per_day: int = 1_000) -> None:
+    def __init__(self, path: Path, identities_per_day: int = 10_000, hosts_per_day: int = 100) -> None:
         self.path = path
         self.identities_per_day = identities_per_day
         self._hosts = HostTable(hosts_per_day)
@@ -148,6 +148,7 @@ class SqliteStore:
             except BaseException:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+                self._hosts.forget()  # while nobody else can write
                 raise
 
     # ------------------------------------------------------------ writing
@@ -170,10 +171,6 @@ class SqliteStore:
                 return writing.write(db, self._hosts, batches)
         except writing.StaleError:
             return []
-        except BaseException:
-            with self._write_lock:
-                self._hosts.forget()
-            raise
 
     def receipt(self, key: bytes) -> Receipt | None:
         sql = "SELECT key, body, expires_s, answer FROM receipt WHERE key = ?"
@@ -276,9 +273,9 @@ class SqliteStore:
                 found[zone] = (decoded[buckets], _INTEGERS.decode(values))
         return found
 
-    def read_hosts(self, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+    def read_hosts(self, zones: Sequence[int], side: Side, span: Span, limit: int) -> dict[int, list[HostRow]]:
         with _AVAILABLE:
-            return hosts.read(self._reader, zones, side, span)
+            return hosts.read(self._reader, zones, side, span, limit)
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
         sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.SIDE_COLUMNS[side])

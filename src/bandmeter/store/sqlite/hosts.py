@@ -48,7 +48,10 @@ class HostTable:
         self._remembered = 0
 
     def add(self, db: sqlite3.Connection, hosts: Sequence[Hosts]) -> None:
-        """Add a batch's hosts: those that are kept, and new ones while there is room, the largest first."""
+        """Add a batch's hosts: those that are kept, and new ones while there is room, the largest first.
+
+        What is kept is never let go of: so a host has all of its day's traffic, or none of it.
+        """
         names = np.array([name for one in hosts for name in one.names], dtype=object)
         if not len(names) or not self._most:
             return
@@ -78,18 +81,24 @@ class HostTable:
             self._remembered += len(kept)
         self._kept.move_to_end(key)
         if len(kept) < self._most:
-            before = len(kept)
-            for place in np.argsort(-size).tolist():
-                if len(kept) >= self._most:
-                    break
-                kept.add(names[place])
-            self._remembered += len(kept) - before
+            new = _largest(names, size.tolist(), kept, self._most - len(kept))
+            kept.update(new)
+            self._remembered += len(new)
         return [name in kept for name in names]
 
     def _trim(self) -> None:
         while self._remembered > REMEMBERED_MAX and len(self._kept) > 1:
             _, names = self._kept.popitem(last=False)
             self._remembered -= len(names)
+
+
+def _largest(names: Sequence[str], size: Sequence[int], kept: set[str], most: int) -> list[str]:
+    """Those of the names that are not kept with the most bytes, at most so many; of equal ones the first by name."""
+    sums: dict[str, int] = {}
+    for name, count in zip(names, size, strict=True):
+        if name not in kept:
+            sums[name] = sums.get(name, 0) + count
+    return sorted(sums, key=lambda name: (-sums[name], name))[:most]
 
 
 def _stored(key: tuple[int, int]) -> tuple[int, int]:
@@ -118,17 +127,18 @@ def _statement(counters: tuple[str, ...], rows: int) -> str:
     return f"INSERT INTO usage_host ({', '.join(columns)}) VALUES {values} ON CONFLICT DO UPDATE SET {sums}"
 
 
-def read(db: sqlite3.Connection, zones: Sequence[int], side: Side, span: Span) -> dict[int, list[HostRow]]:
+def read(db: sqlite3.Connection, zones: Sequence[int], side: Side, span: Span, limit: int) -> dict[int, list[HostRow]]:
     """As `contracts.Store.read_hosts`."""
     counters = usage.SIDE_COLUMNS[side]
     statement = (
         f"SELECT day * {DAY_SECONDS}, host, {', '.join(counters)} FROM usage_host "
-        f"WHERE zone = ? AND day >= ? AND day < ? AND ({' OR '.join(counters)}) ORDER BY day, host"
+        f"WHERE zone = ? AND day >= ? AND day < ? AND ({' OR '.join(counters)}) ORDER BY day, host LIMIT ?"
     )
     days = (-(-span.start // DAY_SECONDS), -(-span.end // DAY_SECONDS))
     found = {}
     for zone in zones:
-        rows = [HostRow(*row) for row in db.execute(statement, (zone, *days))]
+        rows = [HostRow._make(row) for row in db.execute(statement, (zone, *days, limit))]
         if rows:
             found[zone] = rows
+            limit -= len(rows)
     return found

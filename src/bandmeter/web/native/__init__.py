@@ -38,7 +38,7 @@ def _rows(row: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": row, "maxItems": parameters.LIMIT_MAX}
 
 
-_GROUPED: dict[str, Any] = {"account": _TEXT, "zone": _TEXT}
+_GROUPED: dict[str, Any] = {"account": _TEXT, "zone": _TEXT, parameters.HOST: _TEXT}
 _GROUPED |= {name: {"type": "string", "enum": list(one.values)} for name, one in DIMENSIONS.items()}
 _MS = {"type": ["integer", "null"], "description": "Unix milliseconds; null: never."}
 _USAGE_SCHEMA = _object(

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bandmeter.domain import grid, localtime
 from bandmeter.domain.grid import Resolution, Span, Unit
-from bandmeter.domain.questions import UsageAnswer, UsageQuestion
+from bandmeter.domain.questions import TargetsAnswer, TargetsQuestion, UsageAnswer, UsageQuestion
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import DIMENSIONS, Columns, Side
 from bandmeter.web.native import rates
 from bandmeter.web.native.chosen import Chosen
+from bandmeter.web.native.parameters import FROM, HOST, refuse
 
 if TYPE_CHECKING:
     from bandmeter.reports import Reports
 
 COUNTERS = ("requests", "successes", "bytes_up", "bytes_down")
 
-# (account, zone, bucket, dimensions of group_by…): unique, and in the rows' order. "" where rows are not split by it.
+HOSTS_ABOUT = 100  # of a zone's day: what is kept unless somebody has set another bound
+HOST_ROWS_MAX = 500_000  # that one row may mix, or one page's zones have: 150 MB
+# (account, zone, bucket, values of `splits`…): unique, and in the rows' order. "" where rows are not split by it.
 Key = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Asked:
-    """What a call wants to see. `unit` None: one bucket for the whole span. `groups`: the columns of `group_by`."""
+    """What a call wants to see. `unit` None: one bucket for the whole span. `groups`: the columns of `group_by`.
+
+    `by_host`: it is about target hosts, all or those in `hosts`, and not about dimensions.
+    """
 
     span: Span
     unit: Unit | None
@@ -35,6 +42,8 @@ class Asked:
     groups: tuple[str, ...]
     by_account: bool
     is_wanted: Callable[[int], bool]
+    by_host: bool
+    hosts: frozenset[str] | None
     rates: tuple[rates.Rate, ...]
     now_s: int
 
@@ -44,14 +53,16 @@ class Asked:
         return "zone" in self.groups
 
     @property
-    def dimensions(self) -> list[str]:
-        """The dimensions in group_by."""
-        return [name for name in self.groups if name in DIMENSIONS]
+    def splits(self) -> list[str]:
+        """What is in group_by besides account and zone: dimensions, or the host."""
+        return [name for name in self.groups if name in DIMENSIONS or name == HOST]
 
     @property
     def samples(self) -> int:
         """About how many numbers of a zone are read."""
         seconds = {None: self.span.end - self.span.start, Unit.FIVE_MINUTES: 300, Unit.HOUR: 3_600}
+        if self.by_host:
+            return ((self.span.end - self.span.start) // Resolution.DAY + 1) * HOSTS_ABOUT
         step = 300 if self.rates else seconds.get(self.unit, Resolution.DAY)
         return (self.span.end - self.span.start) // (step or 1) + 1
 
@@ -66,7 +77,7 @@ class Fresh(NamedTuple):
     committed_ms: int | None = None
     reported_ms: int | None = None
 
-    def after(self, answer: UsageAnswer) -> Fresh:
+    def after(self, answer: UsageAnswer | TargetsAnswer) -> Fresh:
         """With another answer."""
         newest = max((ms for ms in (self.newest_ms, answer.newest_ms) if ms is not None), default=None)
         return self._replace(newest_ms=newest, committed_ms=answer.committed_ms)
@@ -86,6 +97,9 @@ class Folder:
         """Rows of all these zones: key, then counters and rates, by key."""
         asked = self._asked
         sums: dict[Key, list[int]] = {}
+        if asked.by_host:
+            self._add_hosts(sums, zones)
+            return sorted(sums.items())
         samples: dict[Key, dict[int, int]] = {}
         for question, start in self._questions(zones):
             for zone, columns in self._read(question):
@@ -129,7 +143,7 @@ class Folder:
     def _place(self, packed: int) -> tuple[str, ...] | None:
         """The row's part of the key; None for traffic that the filters leave out."""
         if packed not in self._places:
-            values = tuple(DIMENSIONS[name].value(packed) for name in self._asked.dimensions)
+            values = tuple(DIMENSIONS[name].value(packed) for name in self._asked.splits)
             self._places[packed] = values if self._asked.is_wanted(packed) else None
         return self._places[packed]
 
@@ -149,6 +163,22 @@ class Folder:
             else:
                 for n, value in enumerate(counters):
                     total[n] += value
+
+    def _add_hosts(self, sums: dict[Key, list[int]], zones: Chosen) -> None:
+        asked, count = self._asked, 0
+        is_split = HOST in asked.groups
+        for account, zone in ((account, zone) for account, owned in zones for zone in owned):
+            answer = self._reports.answer(TargetsQuestion(account, asked.span, (zone.name,), asked.side))
+            self.fresh = self.fresh.after(answer)
+            (found,) = answer.zones
+            count += len(found.rows)
+            if count > HOST_ROWS_MAX:
+                refuse(FROM, "and to are too far apart to read so many hosts: ask for less at a time")
+            for day, host, *counters in found.rows:
+                if asked.hosts is None or host in asked.hosts:
+                    bucket = self._edges[bisect.bisect_right(self._edges, day) - 1]
+                    key = (*self._names(zone), bucket, *([host] if is_split else []))
+                    sums[key] = list(map(operator.add, sums[key], counters)) if key in sums else counters
 
     def _sample(self, samples: dict[Key, dict[int, int]], zone: Zone, columns: Columns) -> None:
         names = self._names(zone)

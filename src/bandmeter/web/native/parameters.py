@@ -21,7 +21,8 @@ NAMES_MAX = 100  # of a list; a longer one is better asked for without a filter,
 RATES_MAX = 10
 TOTAL = "total"
 UNITS = {str(unit): unit for unit in Unit}
-GROUPS = ("account", "zone", *DIMENSIONS)
+HOST = "host"
+GROUPS = ("account", "zone", HOST, *DIMENSIONS)
 # Days that one question may span: a page reads the whole span of its first zone anew.
 DAYS_MAX = {Unit.FIVE_MINUTES: 93, Unit.HOUR: 400}
 
@@ -30,6 +31,7 @@ _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.0{1,9})?"
 _OFFSET = r"(Z|[+ -]([01][0-9]|2[0-3]):[0-5][0-9])"  # a space for the plus of a query that was not encoded
 TIME_PATTERN = f"^{_YEAR_DAY}(T{_CLOCK}{_OFFSET})?$"
 _TIME = re.compile(TIME_PATTERN)
+_HOST = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,253}")
 
 
 def _listed(pattern: str, most: int = NAMES_MAX) -> dict[str, Any]:
@@ -79,7 +81,9 @@ SIDE = Parameter(
 GROUP_BY = Parameter(
     "group_by",
     {"type": "string", "pattern": f"^(({'|'.join(GROUPS)})(,({'|'.join(GROUPS)})){{0,{len(GROUPS) - 1}}})?$"},
-    "What to split rows by, comma-separated; empty: nothing. Without it: `zone`, for an operator's key `account,zone`.",
+    "What to split rows by, comma-separated; empty: nothing. Without it: `zone`, for an operator's key `account,zone`. "
+    "`host`, as the filter `hosts`, goes with resolution day, month or total, in UTC, and not with a rate, network, "
+    "scheme, ip_version, access or pool.",
 )
 RATE = Parameter(
     "rate",
@@ -94,7 +98,12 @@ FILTERS = tuple(
     )
     for dimension in DIMENSIONS.values()
 )
-USAGE = (ACCOUNTS, ZONES, FROM, TO, TIMEZONE, RESOLUTION, SIDE, GROUP_BY, *FILTERS, RATE, LIMIT, CURSOR, FORMAT)
+HOSTS = Parameter(
+    "hosts",
+    _listed(_HOST.pattern),
+    "Only traffic with these target hosts, comma-separated; `other`: with those that are not kept by host.",
+)
+USAGE = (ACCOUNTS, ZONES, HOSTS, FROM, TO, TIMEZONE, RESOLUTION, SIDE, GROUP_BY, *FILTERS, RATE, LIMIT, CURSOR, FORMAT)
 
 
 # ---------------------------------------------------------------- reading
@@ -124,6 +133,25 @@ def read_names(call: Call, parameter: Parameter, pattern: re.Pattern[str]) -> tu
     if names is not None and (not names or not all(pattern.fullmatch(name) for name in names)):
         refuse(parameter, f"takes 1 to {NAMES_MAX} names, comma-separated")
     return names
+
+
+def read_hosts(call: Call) -> frozenset[str] | None:
+    """The target hosts to keep, as they are stored; None: all."""
+    names = read_names(call, HOSTS, _HOST)
+    return None if names is None else frozenset(name.lower() for name in names)
+
+
+def check_by_host(call: Call, groups: Iterable[str], unit: Unit | None, timezone: str) -> None:
+    """Refuse what cannot be asked by host: what is kept of one are the sums of UTC days."""
+    if unit not in (Unit.DAY, Unit.MONTH, None):
+        refuse(RESOLUTION, "takes day, month or total by host: hosts are kept by day")
+    if timezone != localtime.UTC:
+        refuse(TIMEZONE, "takes UTC by host: hosts are kept by UTC day")
+    if RATE.name in call.parameters:
+        refuse(RATE, "cannot be had by host: hosts are kept by day, and a rate is of 5 minutes")
+    for name in DIMENSIONS:
+        if name in call.parameters or name in groups:
+            refuse(GROUP_BY, f"cannot take host with {name}: hosts are kept without it")
 
 
 def read_choices(call: Call, parameter: Parameter, choices: Iterable[str]) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bandmeter.domain import localtime
 from bandmeter.domain.contracts import EVERY_ACCOUNT, Call, Reply
-from bandmeter.domain.grid import Resolution, Span
+from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
 from bandmeter.domain.usage import Side
 from bandmeter.reports.folding import gaps
@@ -80,30 +80,38 @@ def _read(call: Call) -> tuple[Asked, Key]:
     groups = parameters.read_choices(call, parameters.GROUP_BY, parameters.GROUPS)
     if groups is None:
         groups = ("account", "zone") if call.account is EVERY_ACCOUNT else ("zone",)
+    hosts = parameters.read_hosts(call)
+    by_host = hosts is not None or parameters.HOST in groups
+    if by_host:
+        parameters.check_by_host(call, groups, unit, timezone)
     asked = Asked(
-        span=parameters.read_span(call, unit, timezone),
+        span=parameters.read_span(call, (unit or Unit.DAY) if by_host else unit, timezone),
         unit=unit,
         timezone=timezone,
         side=Side(side) if side else None,
         groups=groups,
         by_account="account" in groups or chosen.is_one_account(call),
         is_wanted=parameters.read_filter(call),
+        by_host=by_host,
+        hosts=hosts,
         rates=parameters.read_rates(call),
         now_s=call.now_ms // 1000,
     )
     state = cursor.read(call)
     after: Key = ()
     if state is not None:
-        span, after = _read_state(state, len(asked.dimensions))
+        span, after = _read_state(state, len(asked.splits))
         asked = dataclasses.replace(asked, span=parameters.check_span(span, unit))
+    if by_host and not asked.span.is_aligned(Resolution.DAY):
+        parameters.refuse(parameters.FROM, "and to must be midnights by host: hosts are kept by UTC day")
     if asked.span.end - asked.span.start > SPAN_SECONDS_MAX:
         parameters.refuse(parameters.FROM, f"and to may be at most {SPAN_SECONDS_MAX // Resolution.DAY} days apart")
     return asked, after
 
 
-def _read_state(state: list[Any], dimensions: int) -> tuple[Span, Key]:
+def _read_state(state: list[Any], splits: int) -> tuple[Span, Key]:
     """The first page's span, which its defaults may have made, and the last row's key."""
-    kinds = (int, int, str, str, int, *[str] * dimensions)
+    kinds = (int, int, str, str, int, *[str] * splits)
     fits = len(state) in {5, len(kinds)} and all(type(v) is kind for v, kind in zip(state, kinds, strict=False))
     if not fits or state[0] > state[1]:
         cursor.refuse()
@@ -173,5 +181,5 @@ def _columns(asked: Asked) -> dict[str, str]:
 
 def _row(asked: Asked, key: Key, numbers: list[int]) -> list[Any]:
     account, zone, bucket, *values = key
-    named = dict(zip(asked.dimensions, values, strict=True)) | {"account": account, "zone": zone}
+    named = dict(zip(asked.splits, values, strict=True)) | {"account": account, "zone": zone}
     return [bucket, *(named[group] for group in asked.groups), *numbers]
