@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX, UNKNOWN
-from bandmeter.formats import FORMATS
+from bandmeter.formats import FORMATS, HOST_BYTES_MAX
 from bandmeter.ingest import bodies
-from bandmeter.ingest.query import HOST_LENGTH_MAX, IDENTITY_LENGTH_MAX, PAIRS
+from bandmeter.ingest.query import IDENTITY_LENGTH_MAX, PAIRS
 
 _TEXT = {"type": "string", "minLength": 1}
 _BYTES = {"type": "integer", "minimum": 0, "maximum": BYTES_MAX}
@@ -35,7 +35,7 @@ RECORD: dict[str, Any] = {
         "requests": {"type": "integer", "minimum": 0, "maximum": REQUESTS_MAX, "default": 1},
         "status": {"type": "integer", "minimum": 100, "maximum": 599},
         **_VALUES,
-        "host": {"type": "string", "maxLength": HOST_LENGTH_MAX},
+        "host": {"type": "string", "maxLength": HOST_BYTES_MAX},
     },
     "required": ["time"],
     "examples": [{"time": 1795302000.5, "account": "acme", "zone": "res2", "bytes_up": 512, "bytes_down": 20480}],
