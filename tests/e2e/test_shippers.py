@@ -161,11 +161,14 @@ def squid(n):
     return "\t".join((columns | changed | {"received": "1", "sent_header": "0", "body": str(n)}).values()) + "\n"
 
 
+pace = threading.Event()  # is never set
+
+
 def wait_for(condition, what):
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, what()
-        time.sleep(POLL_SECONDS)
+        pace.wait(POLL_SECONDS)
 
 
 def test_each_line_counts_once_whatever_is_killed_or_lost(tmp_path):
@@ -194,7 +197,7 @@ def test_each_line_counts_once_whatever_is_killed_or_lost(tmp_path):
 
     log = tmp_path / "access.log"
     log.touch()
-    lines, pace = itertools.count(1), threading.Event()
+    lines = itertools.count(1)
     with Relay(server) as relay:
         replaced = {
             "/var/log/squid/access_meter.log": str(log),
