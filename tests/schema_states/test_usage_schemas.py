@@ -81,7 +81,7 @@ def is_whole(store):
     ]
     assert store.freshness([1]).newest_ms == (START + 180_300) * 1000 + 999
     assert store.committed_ms() == START * 1000 + 2
-    hosts = store.read_hosts([1, 2], Side.CLIENT, EVER)
+    hosts = store.read_hosts([1, 2], Side.CLIENT, EVER, 9)
     assert hosts == ({2: [HostRow(START, "example.org", 2, 2, 30, 40)]} if since_2 else {})
     assert (store.receipt(b"for ever") is not None) == bool(since_2)
     return True

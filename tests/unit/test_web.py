@@ -109,9 +109,9 @@ def test_docs_are_one_page_that_needs_nothing_from_elsewhere(catalog):
         ("/api", "text/plain"),
         ("/zone/", "text/html"),
         ("/api/status/x", "text/html"),
-        ("/domains/bw", "text/html"),
+        ("/domains/cost", "text/html"),
         ("/costs/export/xml", "text/html"),
-        ("/api/domains/req", "text/html"),
+        ("/api/domains/requests", "text/html"),
         ("/api/costs", "text/html"),
     ],
 )
