@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from bandmeter.domain.contracts import Reject
@@ -141,6 +142,13 @@ class Command:
             ],
         }
         self("apply", "-", input=json.dumps(document).encode())
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    """Logs are set up for a test alone: the stream of one is closed in the next."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -52,7 +53,9 @@ def serve(tmp_path, serve_folder):
             "BANDMETER_LIMITS_NATIVE": str(LIMIT),
             "BANDMETER_LIMITS_SERVER": f"valkey://127.0.0.1:{valkey.port}/0",
         }
-        return serve_folder(tmp_path / "data", tmp_path / name, 1, **environment)
+        machine = tmp_path / f"machine-{name}"
+        shutil.copytree(tmp_path / "data", machine)
+        return serve_folder(machine, tmp_path / name, 1, **environment)
 
     return start
 

@@ -107,7 +107,8 @@ def test_with_a_key(server, kind):
     failures, statuses, operations = run(app, {"Authorization": f"Bearer {keys[kind]}"})
     assert not failures, "\n\n".join(failures[:5])
     assert len(statuses) == operations
-    assert all(counted[200] for counted in statuses.values()), "an operation was never answered: nothing was tested"
+    answered = {name for name, counted in statuses.items() if counted[200]}
+    assert statuses.keys() - answered == ({"GET /v1/sources"} if kind == 0 else set())  # the operator's alone
     assert statuses["GET /v1/usage"][200] > EXAMPLES
 
 
