@@ -11,6 +11,7 @@ import pytest
 from bandmeter import formats
 from bandmeter.domain.contracts import Format, Layout
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes, Side, unpack
 from bandmeter.formats import FORMATS, FUNCTIONS
 from bandmeter.formats.tsv import with_columns
@@ -387,3 +388,25 @@ def test_an_expression_of_a_user_stops_no_batch(meter):
 def test_a_table_may_lack_what_says_whose_it_is(meter, columns, values, outcomes):
     lines = ["\t".join((*columns, "bytes_up", "bytes_down")), "\t".join((*values, "1", "2"))]
     assert meter.feed("\n".join([*lines, ""]).encode(), "tsv").outcomes == outcomes
+
+
+def test_the_host_of_squids_own_urls(meter):
+    """Of a URL of any form, and of a tunnel; what Squid writes where there was no request is no host."""
+    urls = {
+        "http://user:pw@Shop.test:8080/a?b=http://c/": "shop.test",
+        "shop.test:443": "shop.test",
+        "[2001:db8::1]:443": "[2001:db8::1]",
+        "http://[2001:db8::1]/": "[2001:db8::1]",
+        "http://a.test?x": "a.test",
+        "ftp://192.0.2.1/x@y": "192.0.2.1",
+        "error:invalid-request": None,
+        "http:///x": None,
+    }
+    line = "1795132800.401     35 10.0.17.18 TCP_MISS/200 {} GET {} cust-acme-zone-res HIER_DIRECT/192.0.2.9 -\n"
+    meter.feed("".join(line.format(2**n, url) for n, url in enumerate(urls)).encode(), "squid-native")
+    found = meter.store.read_hosts([1], Side.TARGET, Span(0, 4_102_444_800), 99)[1]
+    expected: dict = {}
+    for n, host in enumerate(urls.values()):
+        expected[host] = expected.get(host, 0) + 2**n
+    assert {row.host: row.bytes_down for row in found} == {h: size for h, size in expected.items() if h}
+    assert meter.total(meter.zones[0]).bytes_down == sum(expected.values())

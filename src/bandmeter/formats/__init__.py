@@ -95,7 +95,7 @@ FUNCTIONS = {
     # a domain name in any script, or an address; NULL for anything else, which a log may hold there
     "name_or_address(x)": rf"""CASE WHEN strlen(x) <= {HOST_BYTES_MAX}
         AND regexp_full_match(x, '[\p{{L}}\p{{M}}\p{{N}}._-]+|\[[0-9a-f:.]+(%[0-9a-z._-]+)?\]') THEN x END""",
-    # the target of a request as a breakdown by target has it
+    # the target of a request as a breakdown by target has it; without a CASE around, which makes it ten times as slow
     "host_of(x)": "name_or_address(domain_of(bracketed(x)))",
     # the user of a Basic Proxy-Authorization header; the password is never looked at
     "user_of_basic(x)": r"""given(split_part(

@@ -108,7 +108,7 @@ class Query:
         if not self.reading.by_host:
             return f"SELECT owner, key, {counters} FROM ({judged}) GROUP BY ALL"
         # Names are cleaned after folding, when they are few; those that are the same then are added up when stored.
-        return f"""SELECT * REPLACE (CASE WHEN is_host = 1 THEN host_of(host) END AS host) FROM (
+        return f"""SELECT * REPLACE (host_of(host) AS host) FROM (
             SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
             FROM (SELECT *, {_DAY} AS day FROM ({judged}))
             GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""

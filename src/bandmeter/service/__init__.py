@@ -226,12 +226,12 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from bandmeter import telemetry  # noqa: PLC0415
     from bandmeter.service import feeding  # noqa: PLC0415
 
-    telemetry.set_up_logs(clock_ms)
     for source in config.sources:
         job_of(config, source)  # what is wrong with one is said here
     _check_port(config.server.host, config.server.port)
     with open_parts(config, create=True):
         pass  # schemas are made here, once, and not by each worker
+    telemetry.set_up_logs(clock_ms)
     # The workers are processes of their own and read the settings as this one did.
     os.environ["BANDMETER_DATA"] = str(config.data.absolute())
     if config.file:

@@ -49,20 +49,20 @@ def _redact_line(_logger: Any, _method: str, line: Any) -> str:
 
 
 class _Lines(io.TextIOBase):
-    """Where log lines go. What cannot be written, to a full disk perhaps, is lost, and stops nothing."""
+    """Where log lines go. What cannot be written, to a full disk or a closed stream, is lost, and stops nothing."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write, or lose it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what was kept back, or lose it."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
 
