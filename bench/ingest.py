@@ -18,6 +18,8 @@ from bench import bare, measure, traffic
 LINES = 2_000_000
 BANDMETER = str(Path(sys.executable).parent / "bandmeter")
 DATA = Path(__file__).parent / "data"
+WITHOUT_HOSTS = "  without target hosts"
+OURS = ("bandmeter ingest", WITHOUT_HOSTS)
 # GoAccess in its own words for Squid's format.
 SQUID_FORMAT = ["--log-format=%x.%^ %~%L %h %^/%s %b %m %U %e %^", "--datetime-format=%s"]
 
@@ -47,46 +49,49 @@ def catalog(folder: Path) -> Path:
 def main() -> None:
     folder = logs()
     document = catalog(folder)
+    ours = [BANDMETER, "ingest", "--format", "tsv", "--columns", ",".join(bare.COLUMNS)]
     commands = {
-        "bandmeter ingest": [BANDMETER, "ingest", "--format", "tsv", "--columns", ",".join(bare.COLUMNS)],
+        "bandmeter ingest": ours,
+        WITHOUT_HOSTS: ours,
         "bare DuckDB": [sys.executable, str(Path(__file__).parent / "bare.py")],
     }
     if shutil.which("goaccess"):
-        commands["GoAccess"] = ["goaccess", "--no-global-config", *SQUID_FORMAT, "-o", "/dev/null.json"]
+        commands["GoAccess"] = ["goaccess", "--no-global-config", "--no-progress", *SQUID_FORMAT, "-o"]
     runs: dict[str, list[measure.Run]] = {name: [] for name in commands}
-    size_bytes = rows_5m = 0
+    disk = {}
     for _ in range(measure.RUNS):
         for name, command in commands.items():
             with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as data:
                 env = {"BANDMETER_DATA": data, "BANDMETER_NOW": "2026-11-23T00:00:00Z"}
-                file = folder / ("access.log" if name == "GoAccess" else "access_ext.tsv")
-                if name == "bandmeter ingest":
-                    subprocess.run(
-                        [BANDMETER, "--data", data, "apply", str(document)],
-                        check=True,
-                        stdout=subprocess.DEVNULL,
-                    )
+                file = folder / "access_ext.tsv"
                 if name == "GoAccess":
-                    command = [*command[:-1], f"{data}/report.json"]  # noqa: PLW2901
+                    file = folder / "access.log"
+                    command = [*command, f"{data}/report.json"]  # noqa: PLW2901
+                if command == ours:
+                    if name == WITHOUT_HOSTS:
+                        (Path(data) / "bandmeter.toml").write_text("[ingest]\nhosts_per_day = 0\n")
+                    apply = [BANDMETER, "--data", data, "apply", str(document)]
+                    subprocess.run(apply, check=True, stdout=subprocess.DEVNULL)
                 runs[name].append(measure.timed([*command, str(file)], env))
-                if name == "bandmeter ingest":
-                    size_bytes, rows_5m = _disk(Path(data) / "usage.db")
-    ours = measure.median([r.wall_s for r in runs["bandmeter ingest"]])
+                if command == ours:
+                    disk[name] = _disk(Path(data) / "usage.db")
+    wall_s = {name: measure.median([r.wall_s for r in done]) for name, done in runs.items()}
     measure.report(
         "ingest",
         [
             {
                 "command": name,
-                "lines/s": int(LINES / measure.median([r.wall_s for r in done])),
-                "seconds": measure.median([r.wall_s for r in done]),
+                "lines/s": int(LINES / wall_s[name]),
+                "seconds": wall_s[name],
                 "cpu seconds": measure.median([r.cpu_s for r in done]),
                 "peak MB": int(measure.median([r.peak_mb for r in done])),
-                "bandmeter is": f"{measure.median([r.wall_s for r in done]) / ours:.2f} times as fast",
+                **{f"of {peer}": f"{wall_s[peer] / wall_s[name]:.2f}" for peer in wall_s if peer not in OURS},
             }
             for name, done in runs.items()
         ],
     )
-    measure.report("disk", [{"5-minute rows": rows_5m, "bytes": size_bytes, "bytes a row": size_bytes / rows_5m}])
+    rows = [{"": name, "5-minute rows": n, "bytes": b, "bytes a row": b / n} for name, (b, n) in disk.items()]
+    measure.report("disk", rows)
 
 
 def _disk(path: Path) -> tuple[int, int]:
