@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RUNS = int(os.environ.get("BENCH_RUNS", "5"))
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # where it is set, every command would compile all of its modules anew
 
 
 class Run(NamedTuple):

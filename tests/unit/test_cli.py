@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from bandmeter import cli, service
+from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
 from bandmeter.service import doctor
 
@@ -405,6 +405,38 @@ def test_sources_are_listed_with_what_waits_to_be_claimed(counted, done, tmp_pat
     assert "stranger" in done("sources")
 
 
+def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(acme, done, data, monkeypatch):
+    (data / "bandmeter.toml").write_text(
+        "".join(f"[[source]]\nname = '{name}'\nformat = 'jsonl'\npath = '{name}.jsonl'\n" for name in ("a", "new"))
+    )
+    hour_ms, start_ms = 3_600_000, 1_795_132_800_000
+    with service.open_parts(config.load(os.environ)) as parts:
+        for name, reported_ms in (("a", (0, hour_ms)), ("b", (0, 5 * hour_ms, 6 * hour_ms))):
+            for ms in reported_ms:
+                parts.store.cover({name: start_ms + ms}, gap_ms=hour_ms)
+    monkeypatch.setenv("BANDMETER_NOW", "2026-11-20T06:00:10Z")
+    assert json.loads(done("sources", "--json"))["followed"] == [
+        {
+            "source": "a",
+            "newest": None,
+            "reported": "2026-11-20T01:00:00.000Z",
+            "lag_seconds": 5 * 3600 + 10,
+            "gaps": [],
+        },
+        {"source": "new", "newest": None, "reported": None, "lag_seconds": None, "gaps": []},
+        {
+            "source": "b",
+            "newest": None,
+            "reported": "2026-11-20T06:00:00.000Z",
+            "lag_seconds": 10,
+            "gaps": [{"from": "2026-11-20T00:00:00Z", "to": "2026-11-20T05:00:00Z"}],
+        },
+    ]
+    shown = done("sources")
+    assert "2026-11-20T00:00:00Z/2026-11-20T05:00:00Z" in shown
+    assert "none" in shown
+
+
 def test_rejects_are_listed_and_their_lines_come_back_to_the_byte(counted, done):
     (reject,) = json.loads(done("rejects", "--json"))["rejects"]
     assert (reject["line"], reject["field"], reject["reason"], reject["text"]) == (7, "bytes_up", "negative", BROKEN)
@@ -421,6 +453,28 @@ def test_a_claimed_identity_brings_its_history(counted, done, fails):
     assert row == {"bucket": "2022-11-22T00:00:00Z", "requests": 1, "bytes_up": 20, "bytes_down": 30}
     assert "moved 0 requests" in done("zone", "claim", "acme", "static", "stranger")
     assert "another zone" in fails("zone", "claim", "acme", "edge", "stranger")
+
+
+def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, data, tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u1", **LINES[0][2]}) + "\n")
+    (data / "bandmeter.toml").write_text(
+        f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl*'\n"
+    )
+    listed, moved = service.source_files, tmp_path / "a.jsonl.1"
+
+    def list_and_rename(*arguments):
+        files = listed(*arguments)
+        (tmp_path / "a.jsonl").rename(moved)
+        return files
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service, "source_files", list_and_rename)
+        status, out, err = run("ingest", "--json")
+    assert status == 0
+    assert json.loads(out)["total"]["received"] == 0
+    assert "moved or removed" in err
+    status, out, _ = run("ingest", "--json")
+    assert (status, json.loads(out)["total"]["counted"]) == (0, 1)
 
 
 def test_configured_sources_are_read_without_naming_a_file(acme, done, fails, data, tmp_path):

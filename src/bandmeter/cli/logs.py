@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +14,16 @@ from bandmeter.cli.session import Json, opened
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Span, format_time
 from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest import FileReport, Job
+from bandmeter.reports.folding import gaps
 
 REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
 UNATTRIBUTED_SHOWN = 20
+GAPS_SECONDS = 7 * 86_400
+GAPS_SHOWN = 3  # the last ones; --json has all
+MOVED = "it was moved or removed before it was opened; what has a new name by now, the next run counts."
 # Exit statuses beside 0.
 REJECTED, UNUSABLE, STOPPED = 1, 2, 130
 
@@ -67,7 +73,10 @@ def _ingest_configured(parts: service.Parts, shown: progress.Shown, reports: lis
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     for source in parts.config.sources:
         files = service.source_files(parts.config, source)
-        reports += service.ingest(parts, service.job_of(parts.config, source), files, shown.of)
+        for report in service.ingest(parts, service.job_of(parts.config, source), files, shown.of):
+            if report.error and not Path(report.path).exists():  # it was there when the files were listed
+                report = report._replace(error="", notes=(*report.notes, MOVED))  # noqa: PLW2901 - the same file's
+            reports.append(report)
 
 
 def _print_reports(reports: list[FileReport], *, as_json: bool) -> None:
@@ -115,16 +124,48 @@ def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
     }
 
 
+def _followed_rows(parts: service.Parts) -> list[dict[str, Any]]:
+    """Of each source that `serve` follows, or followed, up to when all that it had was counted, and the last gaps."""
+    now_ms = service.clock_ms()
+    newest_ms: dict[str, int] = {}
+    for source in parts.store.sources():
+        if source.newest_ms is not None:
+            newest_ms[source.name] = max(source.newest_ms, newest_ms.get(source.name, 0))
+    coverage = parts.store.coverage(0, now_ms + 1)
+    week = Span(now_ms // 1000 - GAPS_SECONDS, now_ms // 1000)
+    rows = []
+    for name in dict.fromkeys([*(source.name for source in parts.config.sources), *coverage]):
+        stretches = coverage.get(name, [])
+        reported_ms = stretches[-1][1] if stretches else None
+        found = gaps({name: stretches}, week)
+        rows.append(
+            {
+                "source": name,
+                "newest": output.time_of_ms(newest_ms.get(name)),
+                "reported": output.time_of_ms(reported_ms),
+                "lag_seconds": None if reported_ms is None else max(0, now_ms - reported_ms) // 1000,
+                "gaps": [{"from": format_time(gap.start), "to": format_time(gap.end)} for gap in found],
+            }
+        )
+    return rows
+
+
 def sources(context: typer.Context, as_json: Json = False) -> None:
-    """List what was counted, file by file, and the identities that no zone has claimed."""
+    """List what was counted, file by file, which sources report, and the identities that no zone has claimed."""
     with opened(context) as parts:
         rows = [_source_row(source) for source in parts.store.sources()]
+        followed = _followed_rows(parts)
         waiting = [_unattributed_row(identity) for identity in parts.store.unattributed()]
     if as_json:
-        output.print_json({"sources": rows, "unattributed": waiting})
+        output.print_json({"sources": rows, "followed": followed, "unattributed": waiting})
         return
     columns = ("number", "name", "format", "path", *Outcomes._fields, "newest", "note")
     output.records(rows, "sources", columns, as_json=False)
+    if followed:
+        output.say("\nFollowed by `serve`: up to `reported` all is counted; in a gap of the last 7 days nobody looked.")
+        for row in followed:
+            row["gaps"] = tuple(f"{gap['from']}/{gap['to']}" for gap in row["gaps"][-GAPS_SHOWN:]) or ("none",)
+        output.records(followed, "followed", tuple(followed[0]), as_json=False)
     if waiting:
         output.say(f"\n{len(waiting)} identities belong to no zone; give them to one with `bandmeter zone claim`:")
         shown = ("identity", "target_requests", "target_bytes", "client_requests", "client_bytes", "newest")

@@ -58,14 +58,13 @@ FLAGS = ("has_target_bytes", "has_client_bytes", "has_bytes", "reached_target")
 FIELDS = frozenset({"time_ms", "duration_ms", "requests", "status", *NUMBERS, *TEXTS, *FLAGS})
 COLUMN = re.compile(r"[a-z][a-z0-9_]*")
 COLUMNS_MAX = 200  # of a line: the longest known layout has 30
-HOST_BYTES_MAX = 253  # of a domain name (RFC 1035)
 
 # Name(parameters) → SQL. What the field expressions may use beyond DuckDB's own functions.
 FUNCTIONS = {
     # a whole number in its plain decimal form, else NULL: a bare cast would also take 1.5, 1e3, 0x10 and 1_000
     "whole(x)": "CASE WHEN CAST(TRY_CAST(x AS BIGINT) AS VARCHAR) = x THEN TRY_CAST(x AS BIGINT) END",
     # Unix seconds with any fraction → ms, cut. The first case is the usual form, ten digits and three, and fast
-    "seconds_ms(x)": """CASE WHEN length(x) = 14 AND substr(x, 11, 1) = '.'
+    "seconds_ms(x)": """CASE WHEN strlen(x) = 14 AND strpos(x, '.') = 11
         THEN CAST(TRY_CAST(x AS DECIMAL(13, 3)) * 1000 AS BIGINT)
         WHEN contains(x, '.') THEN whole(split_part(x, '.', 1)) * 1000
             + whole('1' || left(rpad(split_part(x, '.', 2), 3, '0'), 3)) - 1000
@@ -89,14 +88,6 @@ FUNCTIONS = {
     # the host of a Host header or authority, without its port, in lower case
     "domain_of(x)": r"""given(lower(CASE WHEN starts_with(x, '[') THEN split_part(x, ']', 1) || ']'
         ELSE rtrim(split_part(x, ':', 1), '.') END))""",
-    # an IPv6 address that stands without its brackets, with them: more than one ':' is no port
-    "bracketed(x)": r"""CASE WHEN NOT starts_with(x, '[') AND length(x) - length(replace(x, ':', '')) > 1
-        THEN '[' || x || ']' ELSE x END""",
-    # a domain name in any script, or an address; NULL for anything else, which a log may hold there
-    "name_or_address(x)": rf"""CASE WHEN strlen(x) <= {HOST_BYTES_MAX}
-        AND regexp_full_match(x, '[\p{{L}}\p{{M}}\p{{N}}._-]+|\[[0-9a-f:.]+(%[0-9a-z._-]+)?\]') THEN x END""",
-    # the target of a request as a breakdown by target has it; without a CASE around, which makes it ten times as slow
-    "host_of(x)": "name_or_address(domain_of(bracketed(x)))",
     # the user of a Basic Proxy-Authorization header; the password is never looked at
     "user_of_basic(x)": r"""given(split_part(
         TRY(decode(from_base64(CASE WHEN lower(left(x, 6)) = 'basic ' THEN trim(substr(x, 7)) END))), ':', 1))""",

@@ -16,6 +16,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.formats import FUNCTIONS
 from bandmeter.ingest.attribute import Owner
+from bandmeter.ingest.hosts import hosts_of
 from bandmeter.ingest.query import NAMED_SHIFT, SUMS, Query, Reading
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Groups(NamedTuple):
         wanted = np.array(is_wanted, dtype=bool)
         hosts = None if self.hosts is None else self.hosts.only(wanted[self.hosts.owner])
         return self.only(wanted[self.owner])._replace(hosts=hosts)
+
+    def with_hosts(self, names: Sequence[str | None]) -> Groups:
+        """Those for which there is a host's name."""
+        host = np.array(names, dtype=object)
+        return self._replace(host=host).only(host.astype(bool))
 
     @property
     def received(self) -> int:
@@ -114,6 +120,7 @@ class Decoder:
         self._db.execute("SET autoinstall_known_extensions = false")
         self._db.execute("SET autoload_known_extensions = false")
         self._db.execute("SET TimeZone = 'UTC'")
+        self._db.execute("SET preserve_insertion_order = false")  # sums have none
         if is_small:
             self._db.execute("SET threads = 1")
             self._db.execute("PRAGMA disable_optimizer")
@@ -129,15 +136,44 @@ class Decoder:
         self._fill("dashed_names", attribution.dashed_names)
         self._query = Query(self.format, self._reading, self._path, attribution.cut_sql("identity"))
         if self._is_small:
-            self._db.execute(f"PREPARE folded AS {self._query.folded('$1::BIGINT')}")
+            records = f"({self._query.records('$1::BIGINT')})"
+            self._db.execute(f"PREPARE by_key AS {self._query.by_key(records)}")
+            if self._query.reading.by_host:
+                self._db.execute(f"PREPARE by_host AS {self._query.by_host(records)}")
 
     def fold(self, now_ms: int) -> Groups:
         """Decode and fold the file.
 
         Raises duckdb.Error when the splitter fails; `clean` then finds the lines that made it fail.
         """
-        sql = f"EXECUTE folded({now_ms})" if self._is_small else self._query.folded(str(now_ms))
-        return self._groups(self._db.execute(sql).fetchnumpy())
+        if self._is_small:
+            return self._fold_small(now_ms)
+        records = self._query.records(str(now_ms))
+        if not self._query.reading.by_host:
+            return self._groups(self._run(self._query.by_key(f"({records})")))
+        # A text costs more on its way from DuckDB into Python than all the rest does: there, they are numbered first.
+        self._db.execute(f"CREATE OR REPLACE TEMP TABLE record AS {records}")
+        groups = self._groups(self._run(self._query.by_key("record")))
+        self._fill_owners("numbered_owner", groups.owners)
+        self._db.execute(
+            "CREATE OR REPLACE TEMP TABLE numbered_host AS "
+            "SELECT host, row_number() OVER () - 1 AS number FROM (SELECT DISTINCT host FROM record)",
+        )
+        texts = self._run("SELECT host FROM numbered_host ORDER BY number")["host"]
+        names = np.array(hosts_of(_plain(texts)), dtype=object)
+        found = self._run(self._query.numbered("record"))
+        self._db.execute("DROP TABLE record")
+        return groups._replace(hosts=self._hosts(groups.owners, found.pop("owner"), found, names[found.pop("host")]))
+
+    def _fold_small(self, now_ms: int) -> Groups:
+        groups = self._groups(self._run(f"EXECUTE by_key({now_ms})"))
+        if not self._query.reading.by_host:
+            return groups
+        found = self._run(f"EXECUTE by_host({now_ms})")
+        owners, owner = _numbered(found.pop("owner"), found["key"])
+        place = np.array([groups.owners.index(one) for one in owners], dtype=np.int64)[owner]
+        names = hosts_of(_plain(found.pop("host")))
+        return groups._replace(hosts=self._hosts(groups.owners, place, found, names))
 
     def newest_ms(self, now_ms: int) -> int | None:
         """The newest time of the file's records; None when none can be read."""
@@ -152,14 +188,14 @@ class Decoder:
 
         `row` counts from 0 in the order of the lines.
         """
-        self._db.execute(
-            "CREATE OR REPLACE TEMP TABLE unknown AS "
-            "SELECT unnest(?::VARCHAR[]) AS owner, unnest(?::INTEGER[]) AS named",
-            [[owner.text for owner in unknown], [int(owner.is_named) for owner in unknown]],
-        )
-        cursor = self._db.execute(self._query.rejected(str(now_ms)))
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        self._fill_owners("unknown", unknown)
+        self._db.execute("SET preserve_insertion_order = true")
+        try:
+            cursor = self._db.execute(self._query.rejected(str(now_ms)))
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        finally:
+            self._db.execute("SET preserve_insertion_order = false")
 
     def close(self) -> None:
         """Give the memory back."""
@@ -168,49 +204,61 @@ class Decoder:
     def _fill(self, table: str, names: Iterable[str]) -> None:
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS name", [list(names)])
 
+    def _fill_owners(self, table: str, owners: Sequence[Owner]) -> None:
+        self._db.execute(
+            f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS owner, "
+            "unnest(?::BIGINT[]) AS named, unnest(?::BIGINT[]) AS number",
+            [[owner.text for owner in owners], [int(owner.is_named) for owner in owners], list(range(len(owners)))],
+        )
+
+    def _run(self, sql: str) -> dict[str, Any]:
+        return self._db.execute(sql).fetchnumpy()
+
     def _groups(self, found: dict[str, Any]) -> Groups:
-        by_host = np.asarray(found.pop("is_host", np.zeros(len(found["key"])))) == 1
-        day, host = found.pop("day", None), found.pop("host", None)
-        if day is not None:
-            found["key"] = np.ma.masked_array(
-                np.where(by_host, np.ma.getdata(day), np.ma.getdata(found["key"])),
-                np.where(by_host, np.ma.getmaskarray(day), np.ma.getmaskarray(found["key"])),
-            )
         is_good = ~np.ma.getmaskarray(found["key"])
-        rejected = int(found["records"][~is_good & ~by_host].sum())
-        if not is_good.all():
+        rejected = int(found["records"][~is_good].sum())
+        if rejected:
             found = {name: values[is_good] for name, values in found.items()}
-            by_host, host = by_host[is_good], None if host is None else host[is_good]
-        if any(np.ma.is_masked(found[name]) for name in ("records", "requests", "successes", *self._query.sums)):
+        owners, owner = _numbered(found.pop("owner"), np.ma.getdata(found["key"]))
+        return self._of_columns(owners, owner, found)._replace(rejected=rejected)
+
+    def _hosts(self, owners: list[Owner], owner: Any, found: dict[str, Any], names: Any) -> Groups:
+        """Groups by day and host; those that have no host of the names are left out."""
+        groups = self._of_columns(owners, np.asarray(owner), found | {"newest_ms": np.zeros_like(owner)})
+        return groups.with_hosts(names)
+
+    def _of_columns(self, owners: list[Owner], owner: Any, found: dict[str, Any]) -> Groups:
+        if any(np.ma.is_masked(found[name]) for name in found.keys() & {"requests", "successes", *self._query.sums}):
             raise BandmeterError(errors.SUM_TOO_LARGE, "A sum of the batch is beyond 64 bits: it was not counted.")
-        key = np.asarray(found["key"], dtype=np.int64)
-        owners, owner = _numbered(found.pop("owner"), (key >> NAMED_SHIFT) & 1)
         columns = {name: np.asarray(values) for name, values in found.items()}
-        zeros = np.zeros(len(key), dtype=np.int64)
-        groups = Groups(
+        zeros = np.zeros(len(columns["key"]), dtype=np.int64)
+        return Groups(
             owners,
             owner,
-            key,
+            columns["key"],
             columns["records"],
-            columns["requests"] if self._query.counts_requests else columns["records"],
+            columns.get("requests", columns["records"]),
             columns["successes"],
             {name: columns.get(name, zeros) for name in SUMS},
             columns["newest_ms"],
             zeros,
-            rejected,
+            0,
         )
-        if host is None:
-            return groups
-        has_host = by_host & ~np.ma.getmaskarray(host)
-        hosts = groups.only(has_host)._replace(host=np.asarray(host, dtype=object)[has_host])
-        return groups.only(~by_host)._replace(hosts=hosts)
 
 
-def _numbered(texts: Any, is_named: Any) -> tuple[list[Owner], Any]:
+def _numbered(texts: Any, keys: Any) -> tuple[list[Owner], Any]:
     """The distinct owners, and the place of each group's among them."""
-    plain = np.asarray(texts, dtype=object)
+    names = _plain(texts)
+    # First the texts alone, which are quick to look up; a text may stand for an identity, and for an account and zone.
+    places = {text: 2 * place for place, text in enumerate(dict.fromkeys(names))}
+    numbers = np.fromiter(map(places.__getitem__, names), dtype=np.int64, count=len(names))
+    found, place = np.unique(numbers + ((keys >> NAMED_SHIFT) & 1), return_inverse=True)
+    texts_of = list(places)
+    return [Owner(texts_of[number // 2], bool(number % 2)) for number in found.tolist()], place
+
+
+def _plain(texts: Any) -> list[str | None]:
+    plain = np.ma.getdata(texts)
     plain[np.ma.getmaskarray(texts)] = None
-    places: dict[tuple[str | None, int], int] = {}
-    keys = zip(plain.tolist(), is_named.tolist(), strict=True)
-    numbers = [places.setdefault(key, len(places)) for key in keys]
-    return [Owner(text, bool(named)) for text, named in places], np.array(numbers, dtype=np.int64)
+    texts_or_none: list[str | None] = plain.tolist()
+    return texts_or_none

@@ -85,33 +85,50 @@ class Query:
         """Whether a record may carry many requests."""
         return "requests" in self._present
 
-    def folded(self, now: str) -> str:
-        """Groups of one owner and key; `now`: SQL for the clock, in ms. Records without a key are groups too.
-
-        By host, groups of one owner, `day` and host besides, with `is_host` 1: a day is a key whose bucket is the day's
-        first and whose dimensions are 0.
-        """
-        last = " FILTER (is_last)" if self.reading.spread else ""
-        requests = f"coalesce(sum(requests){last}, 0)" if self.counts_requests else "0"
-        is_success = "(status BETWEEN 200 AND 299 OR status = 404)" + (" AND is_last" if self.reading.spread else "")
-        successes = f"count(*) FILTER ({is_success})"
+    def records(self, now: str) -> str:
+        """A row for each record, or each piece of one that is spread, with what folding needs; `now`: SQL for ms."""
+        sums = "".join(f", {self._counted(field)} AS {field}" for field in self.sums)
+        is_success = "status BETWEEN 200 AND 299 OR status = 404" if "status" in self._present else "false"
+        columns = f"owner, key, time_ms, {is_success} AS is_success{sums}"
         if self.counts_requests:
-            successes = f"coalesce(sum(requests) FILTER ({is_success}), 0)"
-        if "status" not in self._present:
-            successes = "0"
-        sums = "".join(f", {self._sum(field)} AS {field}" for field in self.sums)
-        counters = f"""count(*){last} AS records, TRY_CAST({requests} AS BIGINT) AS requests,
-            TRY_CAST({successes} AS BIGINT) AS successes{sums}, max(time_ms) AS newest_ms"""
+            columns += ", requests"
+        if self.reading.by_host:
+            columns += ", host"
         judged = self._judged(now)
         if self.reading.spread:
-            judged = self._spread(judged)
-        if not self.reading.by_host:
-            return f"SELECT owner, key, {counters} FROM ({judged}) GROUP BY ALL"
-        # Names are cleaned after folding, when they are few; those that are the same then are added up when stored.
-        return f"""SELECT * REPLACE (host_of(host) AS host) FROM (
-            SELECT owner, key, GROUPING(key) AS is_host, day, host, {counters}
-            FROM (SELECT *, {_DAY} AS day FROM ({judged}))
-            GROUP BY GROUPING SETS ((owner, key), (owner, day, host)))"""
+            judged, columns = self._spread(judged), f"{columns}, is_last"
+        return f"SELECT {columns} FROM ({judged})"
+
+    def by_key(self, records: str) -> str:
+        """Groups of one owner and key. Records without a key are groups too."""
+        return f"SELECT owner, key, {self._counters()}, max(time_ms) AS newest_ms FROM {records} GROUP BY ALL"
+
+    def by_host(self, records: str) -> str:
+        """Groups of one owner, day and host, of the records that have a key and a host.
+
+        The day stands in the place of the key: one whose bucket is the day's first and whose dimensions are 0.
+        """
+        return f"""SELECT owner, {_DAY} AS key, host, {self._counters()} FROM {records}
+            WHERE key IS NOT NULL AND host IS NOT NULL GROUP BY ALL"""
+
+    def numbered(self, records: str) -> str:
+        """`by_host` with numbers for owners and hosts, from the tables `numbered_owner` and `numbered_host`."""
+        return f"""SELECT o.number AS owner, h.number AS host, g.* EXCLUDE (owner, host)
+            FROM ({self.by_host(records)}) g
+            JOIN numbered_owner o ON g.owner IS NOT DISTINCT FROM o.owner AND (g.key >> {NAMED_SHIFT}) & 1 = o.named
+            JOIN numbered_host h ON g.host = h.host"""
+
+    def _counters(self) -> str:
+        last, success = "", "is_success"
+        if self.reading.spread:
+            last, success = " FILTER (is_last)", "is_success AND is_last"
+        requests = successes = ""
+        if self.counts_requests:
+            requests = f", TRY_CAST(coalesce(sum(requests){last}, 0) AS BIGINT) AS requests"
+            successes = f"TRY_CAST(coalesce(sum(requests) FILTER ({success}), 0) AS BIGINT)"
+        sums = "".join(f", TRY_CAST(sum({field}) AS BIGINT) AS {field}" for field in self.sums)
+        successes = successes or f"count(*) FILTER ({success})"
+        return f"count(*){last} AS records{requests}, {successes} AS successes{sums}"
 
     def rejected(self, now: str) -> str:
         """Every field and column of the records without a key, or of an owner in the table `unknown(owner, named)`.
@@ -186,11 +203,9 @@ class Query:
         other = {Side.TARGET: "has_client_bytes", Side.CLIENT: "has_target_bytes"}
         return PAIRS[has][0] in self._present and not (self.reading.side and other[self.reading.side] == has)
 
-    def _sum(self, field: str) -> str:
+    def _counted(self, field: str) -> str:
         has = next(has for has, pair in PAIRS.items() if field in pair)
-        if not self._counts(has):
-            return "0::BIGINT"
-        return f"TRY_CAST(sum(CASE WHEN {has} THEN {field} ELSE 0 END) AS BIGINT)"
+        return f"CASE WHEN {has} THEN {field} ELSE 0 END" if self._counts(has) else "0::BIGINT"
 
     def _is_good(self, now: str, layouts: int) -> str:
         """Whether a record can be counted; what is NULL where it must not be makes it NULL, which is no."""

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSION_BITS, DIMENSIONS, REQUESTS_MAX
-from bandmeter.formats import HOST_BYTES_MAX
 from bandmeter.formats.jsonl import JSONL
 from bandmeter.ingest.attribute import SEPARATOR, Owner
 from bandmeter.ingest.decode import Groups
+from bandmeter.ingest.hosts import hosts_of
 from bandmeter.ingest.query import (
     BUCKET_MS,
     BUCKET_SHIFT,
@@ -40,7 +40,6 @@ SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
 # What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.
 _DOUBTFUL = (b":-", b" -", b"\t-", b"\\u")
 _FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+\.[0-9]{4}')
-_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+(%[0-9a-z._-]+)?\]")  # as in `formats.FUNCTIONS`, of ASCII
 _RFC3339 = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z\n)+")
 
 
@@ -131,7 +130,6 @@ class _Columns:
         requests, _ = self._numbers("requests", 1, REQUESTS_MAX)
         status, has_status = self._numbers("status", 0, 599)
         dimensions = self._dimensions()
-        hosts = self._domains()
         owners, owner, is_named = self._owners(attribution, has_default_account=has_default_account)
         is_fine = (
             self.is_fine
@@ -156,24 +154,15 @@ class _Columns:
             body=ones * 0,
             rejected=0,
         )
-        return groups._replace(hosts=self._hosts(groups, key, hosts))
+        return groups._replace(hosts=self._hosts(groups, key))
 
-    def _hosts(self, groups: Groups, key: Any, hosts: list[str | None]) -> Groups | None:
-        if hosts.count(None) == len(hosts):
+    def _hosts(self, groups: Groups, key: Any) -> Groups | None:
+        texts = self._column("host")
+        if texts.count(None) == len(texts):
             return None
         buckets = key >> BUCKET_SHIFT
         days = buckets - buckets % BUCKETS_A_DAY
-        by_host = groups._replace(key=key - ((buckets - days) << BUCKET_SHIFT), host=np.array(hosts, dtype=object))
-        return by_host.only(np.array([host is not None for host in hosts]))
-
-    def _domains(self) -> list[str | None]:
-        """As the SQL function `host_of`."""
-        texts = self._column("host")
-        found: dict[str | None, str | None] = {None: None}
-        for text in set(texts) - {None}:
-            self.is_fine = self.is_fine and text.isascii()
-            found[text] = _host_of(text)
-        return [found[text] for text in texts]
+        return groups._replace(key=key - ((buckets - days) << BUCKET_SHIFT)).with_hosts(hosts_of(texts))
 
     def _column(self, name: str) -> list[Any]:
         if name not in self._columns:
@@ -263,15 +252,6 @@ class _Columns:
         numbers = [places[found[name]] for name in names]
         place = np.array(numbers, dtype=np.int64)
         return owners, place, np.array([int(owner.is_named) for owner in owners], dtype=np.int64)[place]
-
-
-def _host_of(text: str) -> str | None:
-    if text.startswith("["):
-        host = f"{text.partition(']')[0]}]"
-    else:
-        host = f"[{text}]" if text.count(":") > 1 else text.partition(":")[0].rstrip(".")
-    host = host.lower()
-    return host if host != "-" and len(host) <= HOST_BYTES_MAX and _HOST.fullmatch(host) else None
 
 
 _MIXED = frozenset({"time", "ip_version"})  # a text or a number

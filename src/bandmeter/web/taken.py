@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX, UNKNOWN
-from bandmeter.formats import FORMATS, HOST_BYTES_MAX
+from bandmeter.formats import FORMATS
 from bandmeter.ingest import bodies
+from bandmeter.ingest.hosts import HOST_BYTES_MAX
 from bandmeter.ingest.query import IDENTITY_LENGTH_MAX, PAIRS
 
 _TEXT = {"type": "string", "minLength": 1}

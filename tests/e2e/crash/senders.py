@@ -128,19 +128,33 @@ class Sender:
             if again.status == 200:
                 assert again.body["duplicate"] == again.body["received"] == body.sums.records, again.body
 
+    def begin(self, body: Body) -> http.client.HTTPConnection:
+        """A connection over which only the head was sent; the server says when it waits for the content."""
+        connection = self._connect()
+        connection.putrequest("POST", body.path)
+        length = {"Content-Length": str(len(body.content)), "Expect": "100-continue"}
+        for name, value in (self._headers(body) | length).items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        return connection
+
     def post(self, body: Body) -> Answer:
         """Send it once."""
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=DEADLINE_SECONDS)
-        headers = {"Authorization": f"Bearer {self._secret}", **body.headers}
+        self._connection = self._connection or self._connect()
         try:
-            self._connection.request("POST", body.path, body.content, headers)
+            self._connection.request("POST", body.path, body.content, self._headers(body))
             answer = self._connection.getresponse()
             read = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError):
             self._close()
             return Answer(0, None, None)
         return Answer(answer.status, read, answer.headers["Retry-After"])
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=DEADLINE_SECONDS)
+
+    def _headers(self, body: Body) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._secret}", **body.headers}
 
     def _check(self, body: Body, answer: dict[str, Any]) -> None:
         """Law 2, and the body's own counts: now, or, of one that was counted before, then."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crash.senders import Kind
-from crash.service import service_of, until
+from crash.service import service_of
 from crash.world import world_of
 
 KINDS = {"large": Kind("seq", (60_000,)), "small": Kind("key", (1, 2)), "packed": Kind("same", (20_000,), is_gzip=True)}
@@ -27,19 +27,23 @@ def world(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_bodies_on_their_way_are_answered(world, number):
     """The signal reaches all processes, as from systemd or a terminal; each body is counted, or refused."""
-    for sender in world.senders:
-        sender.send(sender.make())  # and keeps its connection
     bodies = [sender.make() for sender in world.senders]
+    begun = [sender.begin(body) for sender, body in zip(world.senders, bodies, strict=True)]
+    for connection in begun:
+        assert connection.sock.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"  # now the body is waited for
+    os.killpg(world.service.pid, number)
     with ThreadPoolExecutor(len(bodies)) as threads:
-        answers = [threads.submit(sender.post, body) for sender, body in zip(world.senders, bodies, strict=True)]
-        until(answers[1].done, "the small body's answer")  # then the large ones have been sent
-        os.killpg(world.service.pid, number)
-        assert {answer.result().status for answer in answers} <= {200, 503}
+        assert set(threads.map(_finish, begun, bodies)) <= {200, 503}
     assert world.service.wait() == 0
     world.service.start()
     for sender, body in zip(world.senders, bodies, strict=True):
         sender.send(body)
     world.settle()
+
+
+def _finish(connection, body):
+    connection.send(body.content)
+    return connection.getresponse().status
 
 
 def test_nothing_is_left_of_a_service_whose_first_process_is_killed(world):
