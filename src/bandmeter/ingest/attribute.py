@@ -96,11 +96,12 @@ class Attribution:
         first_word = f"regexp_extract({identity}, '(?s)^.*?{ZONE_MARK}[^-]*|^.*')"
         return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
-    def cut(self, identity: str) -> str:
-        """The same of one identity."""
-        if self.dashed_names or identity in self.whole_identities:
-            return identity
-        return self.unclaimed_name(identity)
+    def cut(self, identities: Iterable[str | None]) -> list[str | None]:
+        """The same of identities."""
+        if self.dashed_names:
+            return list(identities)
+        whole = self.whole_identities
+        return [i if not i or i in whole else unclaimed_name(i) for i in identities]
 
     def find(self, owner: Owner, caller: Caller = NO_CALLER) -> Zone | str | None:
         """The zone of an owner, or the name under which its traffic waits; None for a zone that must be and is not."""
@@ -121,7 +122,7 @@ class Attribution:
             found = self._by_name.get((account or caller.account, name))
         else:
             identity = NOBODY if owner.text is None else owner.text
-            found = self._find_identity(identity) or self.unclaimed_name(identity)
+            found = self._find_identity(identity) or unclaimed_name(identity)
         return found
 
     def _of(self, account: str) -> Attribution:
@@ -136,7 +137,7 @@ class Attribution:
         named = self._find_customer(identity)
         if named and "-" in named.name:  # says more than the one word that is left of a registered identity
             return named
-        return self._by_identity.get(self.unclaimed_name(identity)) or self._find_domain(identity) or named
+        return self._by_identity.get(unclaimed_name(identity)) or self._find_domain(identity) or named
 
     def _find_domain(self, identity: str) -> Zone | None:
         """`*.example.com` takes every name below it, the closest first; it does not take example.com itself."""
@@ -157,11 +158,11 @@ class Attribution:
                     return zone
         return None
 
-    @staticmethod
-    def unclaimed_name(identity: str) -> str:
-        """The identity under which traffic waits to be claimed: without parameters."""
-        head, mark, rest = identity.partition(ZONE_MARK)
-        return head + mark + rest.partition("-")[0]
+
+def unclaimed_name(identity: str) -> str:
+    """The identity under which traffic waits to be claimed: without parameters."""
+    head, mark, rest = identity.partition(ZONE_MARK)
+    return head + mark + rest.partition("-")[0] if mark else identity
 
 
 def with_rules(zones: list[Zone], rules: Iterable[tuple[str, str, str]]) -> list[Zone]:

@@ -234,12 +234,10 @@ class Poster:
     def _read_quickly(self, post: Post) -> Groups | None:
         if not 0 < len(post.content) <= QUICK_BYTES_MAX or not quick.can_read(post.format):
             return None
-        tools, has_default_account = self._tools, bool(post.caller.account)
-        now_ms = tools.clock_ms()
-        groups = quick.read(
-            post.format, post.content, tools.attribution(), now_ms, has_default_account=has_default_account
-        )
-        if groups and any(tools.attribution().find(owner, post.caller) is None for owner in groups.owners):
+        attribution, now_ms = self._tools.attribution(), self._tools.clock_ms()
+        has_default_account = bool(post.caller.account)
+        groups = quick.read(post.format, post.content, attribution, now_ms, has_default_account=has_default_account)
+        if groups and any(attribution.find(owner, post.caller) is None for owner in groups.owners):
             return None  # a reject
         return groups
 

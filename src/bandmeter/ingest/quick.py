@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
 # What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.
-_DOUBTFUL = (b":-", b" -", b"\t-", b"\\u")
+_MINUS_ZERO = re.compile(rb"[: \t\r]-0")
 _FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+\.[0-9]{4}')
 _RFC3339 = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z\n)+")
 
 
-class _Record(msgspec.Struct):
+class _Record(msgspec.Struct, gc=False):
     """A record; `int | float` where the other readers take a number that is none of ours, to see that it is not."""
 
     time: int | float | str
@@ -66,7 +66,7 @@ class _Record(msgspec.Struct):
     host: str | None = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     """A CloudEvent around a record."""
 
     data: msgspec.Raw
@@ -85,7 +85,7 @@ def read(
     log_format: Format, content: bytes, attribution: Attribution, now_ms: int, *, has_default_account: bool
 ) -> Groups | None:
     """A body's records, each a group of its own; None when there is any doubt about one of them."""
-    if any(mark in content for mark in _DOUBTFUL) or _FINE_TIME.search(content):
+    if (b"-0" in content and _MINUS_ZERO.search(content)) or b"\\u" in content or _FINE_TIME.search(content):
         return None
     lines = content[:-1].split(b"\n")
     try:
@@ -236,22 +236,21 @@ class _Columns:
 
     def _owners(self, attribution: Attribution, *, has_default_account: bool) -> tuple[list[Owner], Any, Any]:
         """The distinct owners, the place of each record's among them, and whether it is named."""
-        names = list(zip(*map(self._column, ("account", "zone", "identity")), strict=True))
-        found: dict[tuple[str | None, ...], Owner] = {}
-        for name in set(names):
-            account, zone, identity = name
-            if zone is not None:
-                self.is_fine = self.is_fine and (account is not None or has_default_account)
-                found[name] = Owner(f"{account or ''}{SEPARATOR}{zone}", is_named=True)
-            else:
-                is_short = len(identity or "") <= IDENTITY_LENGTH_MAX
-                self.is_fine = self.is_fine and account is None and is_short
-                found[name] = Owner(attribution.cut(identity) if identity else None, is_named=False)
-        owners = list(dict.fromkeys(found.values()))
-        places = {owner: place for place, owner in enumerate(owners)}
-        numbers = [places[found[name]] for name in names]
-        place = np.array(numbers, dtype=np.int64)
-        return owners, place, np.array([int(owner.is_named) for owner in owners], dtype=np.int64)[place]
+        accounts, zones, identities = map(self._column, ("account", "zone", "identity"))
+        is_short = all(identity is None or len(identity) <= IDENTITY_LENGTH_MAX for identity in identities)
+        texts = [text or None for text in attribution.cut(identities)]
+        is_named = np.zeros(len(texts), dtype=np.int64)
+        if zones.count(None) < len(zones):
+            is_named = np.array([int(zone is not None) for zone in zones], dtype=np.int64)
+            named = [f"{account or ''}{SEPARATOR}{zone}" for account, zone in zip(accounts, zones, strict=True)]
+            texts = [name if has_zone else text for name, has_zone, text in zip(named, is_named, texts, strict=True)]
+        has_account = np.array([account is not None for account in accounts])
+        has_default = has_default_account & (is_named == 1)
+        self.is_fine = self.is_fine and is_short and bool(((has_account == (is_named == 1)) | has_default).all())
+        # A text alone tells an identity from a name: no identity that is read here holds the separator.
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        owners = [Owner(text, text is not None and SEPARATOR in text) for text in places]
+        return owners, np.array([places[text] for text in texts], dtype=np.int64), is_named
 
 
 _MIXED = frozenset({"time", "ip_version"})  # a text or a number

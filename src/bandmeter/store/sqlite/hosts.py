@@ -7,7 +7,6 @@ the two can never disagree.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from bandmeter.domain.usage import HostRow
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Hosts
     from bandmeter.domain.grid import Span
@@ -38,7 +37,7 @@ class HostTable:
 
     def __init__(self, hosts_per_day: int) -> None:
         self._most = hosts_per_day
-        self._kept: OrderedDict[tuple[int, int], set[str]] = OrderedDict()
+        self._kept: OrderedDict[int, set[str]] = OrderedDict()
         self._remembered = 0
         self._version = -1
 
@@ -61,48 +60,43 @@ class HostTable:
             self._version = version
         rows = np.concatenate([np.frombuffer(one.rows, dtype=np.int64) for one in hosts]).reshape(-1, WIDTH)
         keys = (rows[:, 0] << DAY_BITS) | (rows[:, 1] // DAY_SECONDS)
-        order = np.argsort(keys)
-        edges = [*np.flatnonzero(np.diff(keys[order], prepend=-1)).tolist(), len(rows)]
-        size = rows[:, _BYTES].sum(axis=1)[order]
-        texts = names[order].tolist()
-        wanted: list[bool] = []
-        for start, end in itertools.pairwise(edges):
-            zone, day = rows[order[start], :KEY_WIDTH].tolist()
-            wanted += self._choose(db, (zone, day), texts[start:end], size[start:end])
+        order = np.argsort(keys, kind="stable")  # neighbours in the table are written one after another
+        rows, names, keys = rows[order], names[order], keys[order].tolist()
+        kept = {key: self._kept_of(db, key) for key in dict.fromkeys(keys)}
+        if any(len(one) < self._most for one in kept.values()):
+            self._let_in(kept, zip(keys, names.tolist(), rows[:, _BYTES].sum(axis=1).tolist(), strict=True))
         self._trim()
-        chosen = order[np.array(wanted, dtype=bool)]
+        chosen = np.array([name in kept[key] for key, name in zip(keys, names.tolist(), strict=True)], dtype=bool)
         _upsert(db, rows[chosen], names[chosen])
 
-    def _choose(self, db: sqlite3.Connection, key: tuple[int, int], names: list[str], size: Any) -> list[bool]:
+    def _kept_of(self, db: sqlite3.Connection, key: int) -> set[str]:
+        """The names that a zone's day keeps."""
         kept = self._kept.get(key)
         if kept is None:
-            found = db.execute("SELECT host FROM usage_host WHERE zone = ? AND day = ?", _stored(key))
+            found = db.execute(
+                "SELECT host FROM usage_host WHERE zone = ? AND day = ?", divmod(key, 1 << DAY_BITS)
+            ).fetchall()
             kept = self._kept[key] = {host for (host,) in found}
             self._remembered += len(kept)
         self._kept.move_to_end(key)
-        if len(kept) < self._most:
-            new = _largest(names, size.tolist(), kept, self._most - len(kept))
-            kept.update(new)
-            self._remembered += len(new)
-        return [name in kept for name in names]
+        return kept
+
+    def _let_in(self, kept: Mapping[int, set[str]], sizes: Iterable[tuple[int, str, int]]) -> None:
+        """Keep new names where there is room: those with the most bytes, of equal ones the first by name."""
+        sums: dict[int, dict[str, int]] = {}
+        for key, name, size in sizes:
+            if name not in kept[key] and len(kept[key]) < self._most:
+                new = sums.setdefault(key, {})
+                new[name] = new.get(name, 0) + size
+        for key, new in sums.items():
+            largest = sorted(new, key=lambda name: (-new[name], name))[: self._most - len(kept[key])]
+            kept[key].update(largest)
+            self._remembered += len(largest)
 
     def _trim(self) -> None:
         while self._remembered > REMEMBERED_MAX and len(self._kept) > 1:
             _, names = self._kept.popitem(last=False)
             self._remembered -= len(names)
-
-
-def _largest(names: Sequence[str], size: Sequence[int], kept: set[str], most: int) -> list[str]:
-    """Those of the names that are not kept with the most bytes, at most so many; of equal ones the first by name."""
-    sums: dict[str, int] = {}
-    for name, count in zip(names, size, strict=True):
-        if name not in kept:
-            sums[name] = sums.get(name, 0) + count
-    return sorted(sums, key=lambda name: (-sums[name], name))[:most]
-
-
-def _stored(key: tuple[int, int]) -> tuple[int, int]:
-    return key[0], key[1] // DAY_SECONDS
 
 
 def _upsert(db: sqlite3.Connection, rows: Any, names: Any) -> None:
