@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import urllib.parse
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bandmeter.catalog import Catalog
 from bandmeter.domain import errors
@@ -58,6 +62,16 @@ def test_credentials_are_tried_in_the_dialects_order():
 def test_a_query_is_decoded():
     assert guard.read_query("/", b"") == ()
     assert guard.read_query("/", b"a=1+2&b=%C3%A9&c=") == [("a", "1 2"), ("b", "é"), ("c", "")]
+
+
+@given(st.text(alphabet="ab=&;%+2 ", max_size=12))
+def test_a_query_is_read_as_the_standard_library_does(text):
+    try:
+        expected = urllib.parse.parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        assert code_of(guard.read_query, "/", text.encode()) == errors.PARAMETER_INVALID
+    else:
+        assert list(guard.read_query("/", text.encode())) == expected
 
 
 @pytest.mark.parametrize(

