@@ -62,6 +62,7 @@ class IngestMetrics:
         self._zone_of = zone_of
         self._sources: set[str] = set()
         self._zones: dict[int, tuple[str, str]] = {}
+        self._counters: dict[tuple[int, int], Counter] = {}
 
     def committed(self, batch: Batch) -> None:
         """Count a batch."""
@@ -72,12 +73,12 @@ class IngestMetrics:
                 self.records.labels(source, outcome).inc(count)
         rows = np.frombuffer(batch.rows, dtype=np.int64).reshape(-1, _WIDTH)
         zones, place = np.unique(rows[:, 0], return_inverse=True)
-        for side, direction, column in _DIRECTIONS:
+        for n, (_, _, column) in enumerate(_DIRECTIONS):
             sums = np.zeros(len(zones), dtype=np.int64)
             np.add.at(sums, place, rows[:, column])
             for number, size in zip(zones.tolist(), sums.tolist(), strict=True):
                 if size:
-                    self.bytes.labels(*self._zone(number), side, direction).inc(size)
+                    self._counter(number, n).inc(size)
 
     def _named(self, source: str) -> str:
         if source not in self._sources:
@@ -85,6 +86,15 @@ class IngestMetrics:
                 return OTHER
             self._sources.add(source)
         return source
+
+    def _counter(self, number: int, direction: int) -> Counter:
+        """The counter of a zone and direction; kept, for finding it by its labels takes longer than counting."""
+        counter = self._counters.get((number, direction))
+        if counter is None:
+            counter = self.bytes.labels(*self._zone(number), *_DIRECTIONS[direction][:2])
+            if number in self._zones:
+                self._counters[number, direction] = counter
+        return counter
 
     def _zone(self, number: int) -> tuple[str, str]:
         if number not in self._zones:
