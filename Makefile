@@ -26,7 +26,7 @@ demo: $(VENV)/.package ## Ingest captured logs of five proxies, and answer on 12
 	@$(BIN)/python demo/run.py
 
 test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.packaging ## Run the tests; pytest takes more by ARGS="…"
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev ## Check style, types and layers
 	@$(BIN)/ruff check
@@ -37,8 +37,9 @@ lint: $(VENV)/.dev ## Check style, types and layers
 bench: $(VENV)/.dev ## Measure; ARGS="…" go to python -m bench
 	@$(BIN)/python -m bench $(ARGS)
 
-soak: $(VENV)/.debian $(VENV)/.dev ## Run the long tests
+soak: $(VENV)/.debian $(VENV)/.dev ## Run the long tests, and those of the laws twenty times longer: about two hours
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+	@BANDMETER_SOAK=1 $(BIN)/python -m pytest tests/property $(ARGS)
 
 lock: ## Pin the requirements again, with uv; ARGS=--upgrade takes newer ones
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: $(BIN)/pip install uv"; exit 1; }

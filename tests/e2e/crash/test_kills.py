@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 
@@ -20,8 +19,6 @@ KILLS = ("group", "feeder", "worker", "group", "worker", "parent", "feeder", "wo
 @pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(ROUNDS_SOAK, marks=pytest.mark.soak)], ids=["short", "soak"])
 def test_killed_over_and_over(tmp_path, rounds, capsys):
     """At random moments: while bodies are read, in the commit, before the answer, in the middle of a rotation."""
-    if rounds == ROUNDS_SOAK and not os.environ.get("BANDMETER_SOAK"):
-        pytest.skip(f"BANDMETER_SOAK=1 runs {ROUNDS_SOAK} rounds")
     seed = str(random.SystemRandom().randrange(10**6))
     sys.stdout.write(f"seed {seed}\n")
     draw = random.Random(seed)
