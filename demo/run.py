@@ -161,12 +161,10 @@ def tell(url: str, key: str, data: Path) -> None:
 
 
 def serve(bandmeter: Bandmeter, port: int, data: Path) -> int:
-    """Serve, ingest meanwhile, and go on until SIGINT or SIGTERM; the exit status."""
+    """Serve, and go on until SIGINT or SIGTERM; the exit status."""
+    key = bandmeter.run("key", "add", "acme")
     server = bandmeter.start("serve", "--host", HOST, "--port", str(port))
     try:
-        bandmeter.run("ingest", status=1)
-        say(REJECTS)
-        key = bandmeter.run("key", "add", "acme")
         for line in server.stdout or ():
             if line.startswith("Listening on "):
                 tell(line.removeprefix("Listening on ").strip(), key, data)
@@ -194,6 +192,8 @@ def main() -> int:
     move_logs(ROOT / data / "logs")
     shutil.copy(ROOT / "demo" / "bandmeter.toml", ROOT / data)
     bandmeter.run("apply", "demo/catalog.json")
+    bandmeter.run("ingest", status=1)  # before `serve` follows the same logs
+    say(REJECTS)
     return serve(bandmeter, port, data)
 
 
