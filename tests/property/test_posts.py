@@ -168,7 +168,9 @@ ANY = st.dictionaries(st.sampled_from(list(FIELDS)), st.none()).flatmap(
 )
 LINES = st.one_of(
     st.one_of(PLAIN, ANY).map(lambda record: json.dumps(record).encode()),
-    PLAIN.map(lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()),
+    PLAIN.map(
+        lambda record: json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    ),
     st.sampled_from(
         [
             b'{"time":1795132800,"identity":"cust-acme-zone-res","bytes_up":1,"bytes_up":5,"bytes_down":2}',
