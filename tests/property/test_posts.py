@@ -184,7 +184,20 @@ LINES = st.one_of(
         ]
     ),
     st.sampled_from(
-        [b"", b"{}", b"5", b"[]", b"{", b'{"time":1}{"time":2}', b"null", b"\xff", b"\0", b"{}\r", b" {} "]
+        [
+            b'{"time":\r1795132800,"bytes_up":1,"bytes_down":2}',
+            b"",
+            b"{}",
+            b"5",
+            b"[]",
+            b"{",
+            b'{"time":1}{"time":2}',
+            b"null",
+            b"\xff",
+            b"\0",
+            b"{}\r",
+            b" {} ",
+        ]
     ),
 )
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
 # What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.
-_MINUS_ZERO = re.compile(rb"[: \t\r]-0")
+_MINUS_ZERO = re.compile(rb"[: \t]-0")
 _FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+\.[0-9]{4}')
 _RFC3339 = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z\n)+")
 
@@ -86,6 +86,8 @@ def read(
 ) -> Groups | None:
     """A body's records, each a group of its own; None when there is any doubt about one of them."""
     if (b"-0" in content and _MINUS_ZERO.search(content)) or b"\\u" in content or _FINE_TIME.search(content):
+        return None
+    if b"\r" in content and content.count(b"\r") > content.count(b"\r\n"):  # inside a line, where no log may have one
         return None
     lines = content[:-1].split(b"\n")
     try:
