@@ -21,7 +21,8 @@ from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone, default_side
 from bandmeter.domain.usage import Counters, Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import FileReport, Job, Pipeline
+from bandmeter.ingest import FileReport, Job, Pipeline, file, posts
+from bandmeter.ingest.decode import SMALL_BYTES
 from bandmeter.store import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +150,15 @@ def logs():
     """Logs are set up for a test alone: the stream of one is closed in the next."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module", params=[SMALL_BYTES, -1], ids=["small", "large"])
+def each_size(request):
+    """Every test of the module twice: the second time all batches are read as large ones are, whatever their size."""
+    with pytest.MonkeyPatch.context() as patch:
+        for reader in (file, posts):
+            patch.setattr(reader, "SMALL_BYTES", request.param)
+        yield
 
 
 @pytest.fixture

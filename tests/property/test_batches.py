@@ -9,11 +9,14 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandmeter.domain.usage import Outcomes
 from bandmeter.store import SqliteStore
+
+pytestmark = pytest.mark.usefixtures("each_size")
 
 TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
 USERS = [b"cust-acme-zone-res-session-%d", b"stranger%d", b"shop.test", b"cust-acme-zone-res"]

@@ -28,6 +28,8 @@ from bandmeter.domain.usage import Columns, Outcomes, Side
 from bandmeter.reports import Reports
 from bandmeter.store import MemoryStore, SqliteStore
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 TIMES_MORE = 20 if os.environ.get("BANDMETER_SOAK") else 1
 DAY = int(Resolution.DAY)
 START = 1_795_132_800  # a midnight

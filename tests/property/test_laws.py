@@ -18,6 +18,8 @@ from bandmeter.domain.grid import Resolution
 from bandmeter.domain.usage import Outcomes, Side, pack
 from bandmeter.formats import FORMATS
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 TIMES_MORE = 30 if os.environ.get("BANDMETER_SOAK") else 1  # examples
 LOGS = Path(__file__).resolve().parents[2] / "demo" / "logs"
 # Around the edges of 5 minutes, hours and days, with fractions that must not be rounded over them.

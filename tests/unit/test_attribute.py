@@ -11,6 +11,8 @@ from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import OTHERS, SIDED, UNSIDED, Side, pack
 from bandmeter.ingest.attribute import SEPARATOR, Attribution, Caller, Owner
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 ZONES = [
     Zone(1, "acme", "res"),
     Zone(2, "acme", "res-eu"),

@@ -16,6 +16,8 @@ from bandmeter.domain.usage import Outcomes, Side, unpack
 from bandmeter.formats import FORMATS, FUNCTIONS
 from bandmeter.formats.tsv import with_columns
 
+pytestmark = pytest.mark.usefixtures("each_size")
+
 
 @pytest.fixture(scope="module")
 def sql():
