@@ -398,3 +398,9 @@ def test_the_host_of_squids_own_urls(meter):
         expected[host] = expected.get(host, 0) + 2**n
     assert {row.host: row.bytes_down for row in found} == {h: size for h, size in expected.items() if h}
     assert meter.total(meter.zones[0]).bytes_down == sum(expected.values())
+
+
+def test_the_hosts_of_lines_that_name_nobody_are_of_the_zone_that_the_file_was_given_to(meter):
+    meter.feed(b'{"time": 1795132800, "host": "a.test", "bytes_up": 1, "bytes_down": 2}\n', account="acme", zone="res")
+    (found,) = meter.store.read_hosts([1], Side.TARGET, Span(0, 4_102_444_800), 99)[1]
+    assert (found.host, found.requests, found.bytes_up, found.bytes_down) == ("a.test", 1, 1, 2)
