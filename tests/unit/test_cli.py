@@ -681,3 +681,21 @@ def test_serve_tells_when_it_is_ready_answers_and_stops_gracefully(counted, done
     assert answer["acme"]["sums"]["static"]["back_m0"]["bw_sum"] == 1_000_001_000
     assert (server.returncode, out) == (0, "")
     assert secret not in err
+
+
+@pytest.mark.parametrize("rule", ["account = 'acme'\nzone = 'none'", "zones = {'u9' = 'acme/none'}"])
+@pytest.mark.usefixtures("acme")
+def test_a_source_of_a_zone_that_there_is_not_is_read_by_nobody(done, fails, data, tmp_path, rule):
+    """All of its lines would be rejects, or wait for a zone, and the log be taken as read."""
+    (tmp_path / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u9", **LINES[0][2]}) + "\n")
+    (data / "bandmeter.toml").write_text(
+        f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl'\n{rule}\n"
+    )
+    for command in ("ingest", "serve"):
+        assert "There is no zone acme/none" in fails(command)
+    assert json.loads(done("sources", "--json"))["sources"] == []
+
+
+def test_a_source_without_a_file_is_told(acme, run, data, tmp_path):
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsnl'\n")
+    assert "Source edge1: no file fits" in run("ingest")[2]

@@ -73,6 +73,8 @@ def _ingest_configured(parts: service.Parts, shown: progress.Shown, reports: lis
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     for source in parts.config.sources:
         files = service.source_files(parts.config, source)
+        if not files:
+            output.complain(f"Source {source.name}: no file fits {service.source_pattern(parts.config, source)}.")
         for report in service.ingest(parts, service.job_of(parts.config, source), files, shown.of):
             if report.error and not Path(report.path).exists():  # it was there when the files were listed
                 report = report._replace(error="", notes=(*report.notes, MOVED))  # noqa: PLW2901 - the same file's

@@ -173,6 +173,17 @@ def job_of(config: Config, source: Source) -> Job:
     )
 
 
+def check_zones(parts: Parts, job: Job) -> None:
+    """Raise `input_invalid` when a job gives its lines to a zone that there is not: all of them would be rejects."""
+    named = [(account, zone) for _, account, zone in job.rules]
+    if job.account and job.zone:
+        named.append((job.account, job.zone))
+    for account, zone in named:
+        if not parts.catalog.zone(account, zone):
+            sentence = f"There is no zone {account}/{zone}: add it, or look at `bandmeter zone list`."
+            raise BandmeterError(errors.INPUT_INVALID, sentence)
+
+
 def _split(target: str) -> tuple[str, str]:
     account, _, zone = target.partition("/")
     return account, zone
@@ -184,9 +195,7 @@ def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str
     `progress(path)` gives what is called after each batch of that file. Raises `input_invalid` before anything is
     counted when the account or the zone is none.
     """
-    if job.account and job.zone and not parts.catalog.zone(job.account, job.zone):
-        sentence = f"There is no zone {job.account}/{job.zone}: add it, or look at `bandmeter zone list`."
-        raise BandmeterError(errors.INPUT_INVALID, sentence)
+    check_zones(parts, job)
     batch_bytes = parts.config.ingest.batch_bytes
     pipeline = Pipeline(
         parts.store,
@@ -226,11 +235,11 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from bandmeter import telemetry  # noqa: PLC0415
     from bandmeter.service import feeding  # noqa: PLC0415
 
-    for source in config.sources:
-        job_of(config, source)  # what is wrong with one is said here
+    jobs = [job_of(config, source) for source in config.sources]  # what is wrong with one is said here
     _check_port(config.server.host, config.server.port)
-    with open_parts(config, create=True):
-        pass  # schemas are made here, once, and not by each worker
+    with open_parts(config, create=True) as parts:  # schemas are made here, once, and not by each worker
+        for job in jobs:
+            check_zones(parts, job)
     telemetry.set_up_logs(clock_ms)
     # The workers are processes of their own and read the settings as this one did.
     os.environ["BANDMETER_DATA"] = str(config.data.absolute())
