@@ -186,6 +186,8 @@ LINES = st.one_of(
     st.sampled_from(
         [
             b'{"time":\r1795132800,"bytes_up":1,"bytes_down":2}',
+            b'{"time":1795132800,"bytes_up":1,"bytes_down":2,"agent":"caf\xe9"}',
+            b'{"time":1795132800,"bytes_up":1,"bytes_down":2,"req\x83uests":16}',
             b"",
             b"{}",
             b"5",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
+import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bandmeter.domain.contracts import Batch
 from bandmeter.domain.tenancy import Zone
@@ -301,3 +305,31 @@ def test_who_speaks_for_one_account_finds_its_zones_whatever_others_have(text, i
     for zones in (MINE, MINE + OTHERS_ZONES, OTHERS_ZONES + MINE):
         found = Attribution(zones).find(owner, ACME)
         assert (found.number if found else None) == number
+
+
+WORDS = st.sampled_from(["cust", "customer", "acme", "glob", "zone", "res", "eu", "us", "web", "session", "x", ""])
+TEXTS = st.lists(WORDS, min_size=1, max_size=10).map("-".join)
+
+
+@given(names=st.lists(TEXTS, max_size=4), identities=st.lists(TEXTS, max_size=3), asked=st.lists(TEXTS, min_size=1))
+def test_identities_are_cut_in_python_as_they_are_in_sql(names, identities, asked):
+    """Else whose a record is would depend on the way in which it was read."""
+    zones = [Zone(n, "acme", name, "res") for n, name in enumerate(names, 1)]
+    attribution = Attribution([*zones, Zone(99, "acme", "any", "res", identities=tuple(identities))])
+    with contextlib.closing(duckdb.connect()) as db:
+        for table in ("whole_identities", "dashed_names"):
+            db.execute(
+                f"CREATE TABLE {table} AS SELECT unnest(?::VARCHAR[]) AS name", [list(getattr(attribution, table))]
+            )
+        cut = attribution.cut_sql("i")
+        found = db.execute(f"SELECT {cut} FROM (SELECT unnest(?::VARCHAR[]) AS i)", [asked]).fetchall()
+    assert attribution.cut(asked) == [text for (text,) in found]
+
+
+def test_what_others_have_registered_cuts_nothing_for_a_caller_who_sees_his_own_zones_only():
+    mine = Zone(1, "glob", "web", identities=("cust-foo-zone-res-us",))
+    caller = Caller("glob", is_restricted=True)
+    for others in ([], [Zone(2, "acme", "res-us")], [Zone(2, "acme", "res-eu")]):
+        seen = Attribution([mine, *others]).seen_by(caller)
+        assert seen.cut(["cust-foo-zone-res-us-session-1"]) == ["cust-foo-zone-res"]
+        assert not seen.dashed_names

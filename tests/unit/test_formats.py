@@ -404,3 +404,27 @@ def test_the_hosts_of_lines_that_name_nobody_are_of_the_zone_that_the_file_was_g
     meter.feed(b'{"time": 1795132800, "host": "a.test", "bytes_up": 1, "bytes_down": 2}\n', account="acme", zone="res")
     (found,) = meter.store.read_hosts([1], Side.TARGET, Span(0, 4_102_444_800), 99)[1]
     assert (found.host, found.requests, found.bytes_up, found.bytes_down) == ("a.test", 1, 1, 2)
+
+
+@pytest.mark.parametrize("adjust", [-70, 70])
+def test_an_adjustment_beyond_64_bits_is_one_reject(meter, adjust):
+    line = {"time": 1795132800, "identity": "cust-acme-zone-res", "scheme": "http", "target_bytes_down": 2}
+    bad = {"target_bytes_up": 2**63 - 1, "requests": 2 * 10**17}
+    lines = [line | {"target_bytes_up": 500}, line | bad, line | {"target_bytes_up": 500}]
+    content = "".join(json.dumps(one) + "\n" for one in lines).encode()
+    report = meter.feed(content, header_adjust_bytes=adjust)
+    assert (report.outcomes.counted, report.outcomes.rejected) == (2, 1)
+    assert meter.total(meter.zones[0]).bytes_up == 2 * (500 + adjust)
+
+
+def test_tunnels_of_months_are_spread_without_keeping_their_pieces(meter, tmp_path, monkeypatch):
+    """In any folder, also one that cannot be written to."""
+    monkeypatch.chdir("/proc")
+    lines = 300
+    line = {"time": 1795132800, "identity": "cust-acme-zone-res", "host": "a.test", "duration": 31 * 86_400}
+    content = (json.dumps(line | {"bytes_up": 10**6 + 1, "bytes_down": 3}) + "\n").encode() * lines
+    assert meter.feed(content, spread=True).outcomes.counted == lines
+    assert meter.total(meter.zones[0]).bytes_up == lines * (10**6 + 1)
+    found = meter.store.read_hosts([1], Side.TARGET, Span(0, 4_102_444_800), 99)[1]
+    assert sum(row.bytes_up for row in found) == lines * (10**6 + 1)
+    assert not list(tmp_path.glob(".spill*"))

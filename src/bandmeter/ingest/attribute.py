@@ -74,6 +74,7 @@ class Attribution:
         names = [name for account, name in self._by_name if "-" in name]
         # Zone names with a '-' in them: the only ones for which more than one word after the mark may matter.
         self.dashed_names = frozenset(names)
+        self._dashes = sorted({name.count("-") for name in names}, reverse=True)
         # Registered identities that the cut would shorten: they must be looked up whole.
         self.whole_identities = frozenset(i for i in self._by_identity if ZONE_MARK in i)
 
@@ -85,7 +86,7 @@ class Attribution:
         cases = []
         if self.whole_identities:
             cases.append(f"WHEN {identity} IN (SELECT name FROM whole_identities) THEN {identity}")
-        for dashes in sorted({name.count("-") for name in self.dashed_names}, reverse=True):
+        for dashes in self._dashes:
             # What follows the first mark, NULL without one; a zone's name may hold the mark again.
             rest = f"substr({identity}, nullif(strpos({identity}, '{ZONE_MARK}'), 0) + {len(ZONE_MARK)})"
             head = f"array_to_string(string_split({rest}, '-')[1:{dashes + 1}], '-')"
@@ -97,11 +98,15 @@ class Attribution:
         return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
 
     def cut(self, identities: Iterable[str | None]) -> list[str | None]:
-        """The same of identities."""
-        if self.dashed_names:
-            return list(identities)
-        whole = self.whole_identities
-        return [i if not i or i in whole else unclaimed_name(i) for i in identities]
+        """The same of identities, to the letter: which way a record was read must not decide whose it is."""
+        whole, cut = self.whole_identities, self._cut_dashed if self.dashed_names else unclaimed_name
+        return [i if not i or i in whole else cut(i) for i in identities]
+
+    def _cut_dashed(self, identity: str) -> str:
+        head, mark, rest = identity.partition(ZONE_MARK)
+        words = rest.split("-")
+        names = ("-".join(words[: dashes + 1]) for dashes in self._dashes)
+        return head + mark + next((name for name in names if mark and name in self.dashed_names), words[0])
 
     def find(self, owner: Owner, caller: Caller = NO_CALLER) -> Zone | str | None:
         """The zone of an owner, or the name under which its traffic waits; None for a zone that must be and is not."""
@@ -124,6 +129,10 @@ class Attribution:
             identity = NOBODY if owner.text is None else owner.text
             found = self._find_identity(identity) or unclaimed_name(identity)
         return found
+
+    def seen_by(self, caller: Caller) -> Attribution:
+        """What a caller's identities must be cut for: for one who is restricted, as if there were no other account."""
+        return self._of(caller.account) if caller.is_restricted else self
 
     def _of(self, account: str) -> Attribution:
         """The same as if there were no other account: what others have registered changes nothing and shows nowhere."""

@@ -7,6 +7,7 @@ query must be the number of lines that went in, or the batch is not counted at a
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
@@ -21,6 +22,7 @@ from bandmeter.ingest.query import NAMED_SHIFT, SUMS, Query, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from bandmeter.domain.contracts import Format
     from bandmeter.ingest.attribute import Attribution
@@ -107,7 +109,9 @@ class Decoder:
     longer than running it.
     """
 
-    def __init__(self, log_format: Format, reading: Reading, path: str, *, is_small: bool = False) -> None:
+    def __init__(
+        self, log_format: Format, reading: Reading, path: str, folder: Path, *, is_small: bool = False
+    ) -> None:
         self.format = log_format
         self._reading = reading
         self._path = path
@@ -116,6 +120,9 @@ class Decoder:
         self._query = Query(log_format, reading, path)
         self._db = duckdb.connect()
         self._db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        # Where it keeps what is beyond that; else it would be the folder that we happen to run in.
+        spill = str(folder / f".spill-{os.getpid()}-{id(self)}").replace("'", "''")
+        self._db.execute(f"SET temp_directory = '{spill}'")
         self._db.execute("SET enable_external_file_cache = false")  # the scratch file changes under one name
         self._db.execute("SET autoinstall_known_extensions = false")
         self._db.execute("SET autoload_known_extensions = false")
@@ -151,6 +158,10 @@ class Decoder:
         records = self._query.records(str(now_ms))
         if not self._query.reading.by_host:
             return self._groups(self._run(self._query.by_key(f"({records})")))
+        if self._query.reading.spread:  # thousands of rows for one record: too many to keep, so they are made twice
+            return self._with_hosts(
+                *(self._run(by(f"({records})")) for by in (self._query.by_key, self._query.by_host))
+            )
         # A text costs more on its way from DuckDB into Python than all the rest does: there, they are numbered first.
         self._db.execute(f"CREATE OR REPLACE TEMP TABLE record AS {records}")
         groups = self._groups(self._run(self._query.by_key("record")))
@@ -166,14 +177,18 @@ class Decoder:
         return groups._replace(hosts=self._hosts(groups.owners, found.pop("owner"), found, names[found.pop("host")]))
 
     def _fold_small(self, now_ms: int) -> Groups:
-        groups = self._groups(self._run(f"EXECUTE by_key({now_ms})"))
+        by_key = self._run(f"EXECUTE by_key({now_ms})")
         if not self._query.reading.by_host:
-            return groups
-        found = self._run(f"EXECUTE by_host({now_ms})")
-        owners, owner = _numbered(found.pop("owner"), found["key"])
+            return self._groups(by_key)
+        return self._with_hosts(by_key, self._run(f"EXECUTE by_host({now_ms})"))
+
+    def _with_hosts(self, by_key: dict[str, Any], by_host: dict[str, Any]) -> Groups:
+        """The groups of two queries, both with texts."""
+        groups = self._groups(by_key)
+        owners, owner = _numbered(by_host.pop("owner"), by_host["key"])
         place = np.array([groups.owners.index(one) for one in owners], dtype=np.int64)[owner]
-        names = hosts_of(_plain(found.pop("host")))
-        return groups._replace(hosts=self._hosts(groups.owners, place, found, names))
+        names = hosts_of(_plain(by_host.pop("host")))
+        return groups._replace(hosts=self._hosts(groups.owners, place, by_host, names))
 
     def newest_ms(self, now_ms: int) -> int | None:
         """The newest time of the file's records; None when none can be read."""

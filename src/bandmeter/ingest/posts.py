@@ -236,7 +236,8 @@ class Poster:
             return None
         attribution, now_ms = self._tools.attribution(), self._tools.clock_ms()
         has_default_account = bool(post.caller.account)
-        groups = quick.read(post.format, post.content, attribution, now_ms, has_default_account=has_default_account)
+        seen = attribution.seen_by(post.caller)
+        groups = quick.read(post.format, post.content, seen, now_ms, has_default_account=has_default_account)
         if groups and any(attribution.find(owner, post.caller) is None for owner in groups.owners):
             return None  # a reject
         return groups
@@ -268,7 +269,8 @@ class Poster:
         tools = self._tools
         tools.scratch.hold(content)
         newlines, has_long_line = clean.count(tools.scratch)
-        decoder = tools.decoder(_job(post), _reading(post), post.columns, is_small=len(content) <= SMALL_BYTES)
+        is_small = len(content) <= SMALL_BYTES
+        decoder = tools.decoder(_job(post), _reading(post), post.columns, post.caller, is_small=is_small)
         records = Records(
             decoder,
             lambda groups, now_ms: tools.place(groups, now_ms, _job(post), post.caller),

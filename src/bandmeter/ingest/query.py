@@ -303,7 +303,7 @@ class Query:
             sql = f"CASE {self._width(widths)} {cases} END"
         if field == "target_bytes_up" and self.reading.header_adjust_bytes and "scheme" in self._present:
             requests = f" * {self._field('requests')}" if self.counts_requests else ""
-            adjusted = f"greatest({sql} + {self.reading.header_adjust_bytes}{requests}, 0)"
+            adjusted = f"TRY(greatest({sql} + {self.reading.header_adjust_bytes}{requests}, 0))"
             return f"CASE WHEN {self._field('scheme')} = 'http' AND {sql} >= 0 THEN {adjusted} ELSE {sql} END"
         return sql
 

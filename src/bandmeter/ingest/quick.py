@@ -91,6 +91,8 @@ def read(
         return None
     lines = content[:-1].split(b"\n")
     try:
+        if not content.isascii():
+            content.decode()  # what the record does not have is skipped below, and not looked at
         if log_format.prefix:
             if content.count(b'"data"') > len(lines):
                 return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bandmeter.formats.tsv import with_columns
 from bandmeter.ingest import place
-from bandmeter.ingest.attribute import Attribution, Caller, with_rules
+from bandmeter.ingest.attribute import NO_CALLER, Attribution, Caller, with_rules
 from bandmeter.ingest.decode import Decoder
 from bandmeter.ingest.scratch import Scratch
 
@@ -59,19 +59,29 @@ class Tools:
             self._attributions[rules] = Attribution(with_rules(self._zones(), rules))
         return self._attributions[rules]
 
-    def decoder(self, job: Job, reading: Reading, columns: tuple[str, ...] = (), *, is_small: bool = False) -> Decoder:
+    def decoder(
+        self,
+        job: Job,
+        reading: Reading,
+        columns: tuple[str, ...] = (),
+        caller: Caller = NO_CALLER,
+        *,
+        is_small: bool = False,
+    ) -> Decoder:
         """A decoder for what is in the scratch; `columns` of a format whose header names them."""
         log_format, reading = job.format, dataclasses.replace(reading, by_host=self.by_host)
-        key = (log_format.name, columns, reading, is_small, job.rules)
+        key = (log_format.name, columns, reading, is_small, job.rules, caller.is_restricted and caller.account)
         decoder = self._decoders.get(key)
         if decoder is None:
             if columns:
                 log_format = with_columns(columns)
-            decoder = self._decoders[key] = Decoder(log_format, reading, self.scratch.path, is_small=is_small)
+            decoder = self._decoders[key] = Decoder(
+                log_format, reading, self.scratch.path, self.folder, is_small=is_small
+            )
             if len(self._decoders) > DECODERS_MAX:
                 self._decoders.popitem(last=False)[1].close()
         self._decoders.move_to_end(key)
-        decoder.attribute_with(self.attribution(job.rules))
+        decoder.attribute_with(self.attribution(job.rules).seen_by(caller))
         return decoder
 
     def place(self, groups: Groups, now_ms: int, job: Job, caller: Caller) -> place.Placed:
