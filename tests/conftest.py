@@ -21,8 +21,10 @@ from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone, default_side
 from bandmeter.domain.usage import Counters, Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import FileReport, Job, Pipeline, file, posts
-from bandmeter.ingest.decode import SMALL_BYTES
+from bandmeter.ingest import FileReport, Job, Pipeline
+from bandmeter.ingest.batch.decode import SMALL_BYTES
+from bandmeter.ingest.files import file
+from bandmeter.ingest.posts import poster
 from bandmeter.store import MemoryStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,7 +158,7 @@ def logs():
 def each_size(request):
     """Every test of the module twice: the second time all batches are read as large ones are, whatever their size."""
     with pytest.MonkeyPatch.context() as patch:
-        for reader in (file, posts):
+        for reader in (file, poster):
             patch.setattr(reader, "SMALL_BYTES", request.param)
         yield
 

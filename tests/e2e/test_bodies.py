@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from pathlib import Path
@@ -112,9 +113,11 @@ def test_a_body_that_is_not_what_it_says_is_refused(served, case):
     line, sent, expected = LIES[case]
     with connect(running) as connection:
         connection.sendall(head(key, line) + sent)
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # it may have answered and hung up already
+            connection.shutdown(socket.SHUT_WR)
         assert answer(connection) == expected
-        assert connection.recv(65_536) == b""
+        with contextlib.suppress(ConnectionResetError):  # it need not have read to the end
+            assert connection.recv(65_536) == b""
 
 
 def test_two_ideas_of_a_bodys_length_leave_no_second_request(served):

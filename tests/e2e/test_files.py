@@ -15,7 +15,7 @@ import zstandard
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes, Side
-from bandmeter.ingest import source
+from bandmeter.ingest.files import source
 from bandmeter.store import MemoryStore, SqliteStore
 
 COLUMNS = ("time", "identity", "bytes_up", "bytes_down")

@@ -14,7 +14,7 @@ import pytest
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest.explain import REASONS
+from bandmeter.ingest.batch.explain import REASONS
 from bandmeter.store import SqliteStore
 
 LOGS = Path(__file__).resolve().parents[2] / "demo" / "logs"

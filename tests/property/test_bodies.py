@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import bodies
-from bandmeter.ingest.bodies import LINES, VALUE
+from bandmeter.ingest.posts import bodies
+from bandmeter.ingest.posts.bodies import LINES, VALUE
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.sampled_from(['"', "\\", '\\"', '"],[{"', "\n", ","]),

@@ -14,9 +14,9 @@ from bandmeter.domain.grid import Span
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest.attribute import Caller
-from bandmeter.ingest.posts import Post, Poster
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.attribute import Caller
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.posts.poster import Post, Poster
 from bandmeter.store import MemoryStore, SqliteStore
 
 NOW_MS = 1_795_392_000_000

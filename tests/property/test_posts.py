@@ -14,10 +14,10 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import posts, quick
-from bandmeter.ingest.attribute import Caller
-from bandmeter.ingest.posts import Post, Poster
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.attribute import Caller
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.posts import poster, quick
+from bandmeter.ingest.posts.poster import Post, Poster
 from bandmeter.store import MemoryStore, SqliteStore
 
 NOW_MS = 1_795_392_000_000
@@ -32,7 +32,7 @@ CALLERS = [Caller(), Caller("acme", is_restricted=True), Caller("acme")]
 
 
 @contextlib.contextmanager
-def poster(folder, store=None, zones=ZONES):
+def poster_at(folder, store=None, zones=ZONES):
     tools = Tools(store or MemoryStore(), lambda: zones, lambda: NOW_MS, folder, 1 << 20, version=lambda: 1)
     with contextlib.closing(tools):
         yield Poster(tools), tools.store
@@ -211,7 +211,7 @@ LINES = st.one_of(
 def test_without_a_query_or_with_one(tmp_path, bodies, caller):
     """The same counts, rows, rejects and answers, whatever is in the bodies."""
     sent = [Post(JSONL, b"".join(line + b"\n" for line in lines), caller, f"s{n}") for n, lines in enumerate(bodies)]
-    with poster(tmp_path) as (quickly, store), poster(tmp_path) as (slowly, other):
+    with poster_at(tmp_path) as (quickly, store), poster_at(tmp_path) as (slowly, other):
         answers = quickly.count(sent)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(quick, "can_read", lambda _format: False)
@@ -230,7 +230,7 @@ def test_plain_records_need_no_query(tmp_path, monkeypatch):
     body = b"".join(json.dumps(record).encode() + b"\n" for record in records)
     stamped = json.dumps(plain | {"time": "2026-11-20T06:00:00.250Z"}).encode() + b"\n"
     event = json.dumps({"specversion": "1.0", "id": "1", "source": "/x", "type": "t", "data": plain}).encode() + b"\n"
-    with poster(tmp_path) as (counter, store):
+    with poster_at(tmp_path) as (counter, store):
         answers = counter.count(
             [
                 Post(JSONL, body, Caller(), "a"),
@@ -280,7 +280,7 @@ def test_each_body_counts_once(tmp_path_factory, sends, cuts):
             sent.append(Post(JSONL, content, Caller(), "keyed"))
             expected.append("counted")
             total += n
-    with contextlib.closing(store), poster(folder, store) as (counter, _):
+    with contextlib.closing(store), poster_at(folder, store) as (counter, _):
         found, rest = [], sent
         for cut in [*cuts, len(sent)]:
             part, rest = rest[:cut], rest[cut:]
@@ -302,7 +302,7 @@ def test_each_body_counts_once(tmp_path_factory, sends, cuts):
 def test_another_body_under_a_used_key_or_number_is_refused(tmp_path):
     record = {"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 2}
     one, two = (json.dumps(record | {"bytes_up": n}).encode() + b"\n" for n in (1, 2))
-    with poster(tmp_path) as (counter, store):
+    with poster_at(tmp_path) as (counter, store):
         for post in (Post(JSONL, one, Caller(), "s", key="k"), Post(JSONL, one, Caller(), "n", 1)):
             first, again, other = counter.count([post, post, post._replace(content=two)])
             assert first["counted"] == again["duplicate"] == 1
@@ -330,7 +330,7 @@ def test_what_was_counted_is_not_counted_again_when_what_follows_fails(tmp_path,
     """Bodies with one key are counted one after the other: when the second cannot be, the first ones are told so."""
     body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
     plain, one, two = (Post(JSONL, body.encode() + b"\n", Caller(), "s", seq) for seq in (None, 1, 2))
-    with poster(tmp_path, Failing(error, {2})) as (counter, store):
+    with poster_at(tmp_path, Failing(error, {2})) as (counter, store):
         answers = counter.count([plain, one, plain, two])
         assert [a["counted"] for a in answers[:3]] == [1, 1, 1]
         assert answers[3].code == ("unavailable" if isinstance(error, BandmeterError) else "failure")
@@ -340,7 +340,7 @@ def test_what_was_counted_is_not_counted_again_when_what_follows_fails(tmp_path,
 def test_a_body_that_cannot_be_counted_harms_no_neighbour(tmp_path):
     body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
     sent = [Post(JSONL, body.encode() + b"\n", Caller(), f"s{n}") for n in range(4)]
-    with poster(tmp_path, Failing(ValueError("odd"), {1, 3})) as (counter, store):
+    with poster_at(tmp_path, Failing(ValueError("odd"), {1, 3})) as (counter, store):
         answers = counter.count(sent)
         assert [isinstance(a, BandmeterError) for a in answers] == [False, True, False, False]
         assert store.total(1, Side.TARGET, posts_span()).bytes_up == 3
@@ -349,15 +349,15 @@ def test_a_body_that_cannot_be_counted_harms_no_neighbour(tmp_path):
 def test_a_body_of_nothing_but_rejects(tmp_path):
     """Is read in parts, so that explaining them takes bounded memory; each keeps its own line."""
     monkey = random.Random(5)
-    lines = [b'{"time": %d}' % monkey.randrange(10**9) for _ in range(posts.REJECTS_MAX + 1_000)]
+    lines = [b'{"time": %d}' % monkey.randrange(10**9) for _ in range(poster.REJECTS_MAX + 1_000)]
     good = json.dumps({"time": 5, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 2}).encode()
     lines[777] = lines[-1] = good
-    with poster(tmp_path) as (counter, store):
+    with poster_at(tmp_path) as (counter, store):
         (answer,) = counter.count([Post(JSONL, b"\n".join([*lines, b""]), Caller(), "s")])
         rejects = store.rejects(1, 10**6)
     count = len(lines) - 2
     assert Outcomes(*(answer[name] for name in Outcomes._fields)) == Outcomes(len(lines), counted=2, rejected=count)
-    assert len(answer["errors"]) == posts.ERRORS_SHOWN_MAX
+    assert len(answer["errors"]) == poster.ERRORS_SHOWN_MAX
     assert [reject.line for reject in rejects] == [n + 1 for n, line in enumerate(lines) if line is not good]
     assert [reject.text for reject in rejects] == [line for line in lines if line is not good]
 
@@ -367,7 +367,7 @@ def test_a_key_is_of_one_sender(tmp_path):
     body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
     post = Post(JSONL, body.encode() + b"\n", Caller(), "s", key="k")
     others = [post._replace(source="t"), post._replace(caller=Caller("acme", is_restricted=True))]
-    with poster(tmp_path) as (counter, _):
+    with poster_at(tmp_path) as (counter, _):
         assert [a["counted"] for a in counter.count([post, *others])] == [1, 1, 1]
         assert [a["duplicate"] for a in counter.count([post, *others])] == [1, 1, 1]
         assert len(counter._tools.store.sources()) == 3
@@ -375,12 +375,12 @@ def test_a_key_is_of_one_sender(tmp_path):
 
 def test_an_account_has_so_many_sources_and_no_more(tmp_path, monkeypatch):
     """Names cannot fill the store; those that are there go on, and so does the operator."""
-    monkeypatch.setattr(posts, "SOURCES_MAX", 3)
+    monkeypatch.setattr(poster, "SOURCES_MAX", 3)
     body = json.dumps({"time": 1_795_132_800, "identity": "cust-acme-zone-res", "bytes_up": 1, "bytes_down": 0})
     acme = Caller("acme", is_restricted=True)
     store = MemoryStore()
     for sources in (("1", "2"), ("2", "3"), ("4",), ("5", "6"), ("3",)):
-        with poster(tmp_path, store) as (counter, _):
+        with poster_at(tmp_path, store) as (counter, _):
             sent = [Post(JSONL, body.encode() + b"\n", acme, source) for source in sources]
             codes = [getattr(answer, "code", "") for answer in counter.count(sent)]
             assert codes == ["" if int(source) <= 3 else "parameter_invalid" for source in sources]
@@ -393,7 +393,7 @@ def test_sums_beyond_64_bits_are_the_senders_mistake(tmp_path):
     line = json.dumps(record).encode() + b"\n"
     small, half, over = (Post(JSONL, line * times, Caller(), "s") for times in (1, 5_000, 9_000))
     store = SqliteStore(tmp_path / "usage.db")
-    with contextlib.closing(store), poster(tmp_path, store) as (counter, _):
+    with contextlib.closing(store), poster_at(tmp_path, store) as (counter, _):
         for sent, expected in (([small, over, small], [1, 0, 1]), ([half, half, small], [5_000, 0, 1])):
             answers = counter.count(sent)
             assert [0 if isinstance(a, BandmeterError) else a["counted"] for a in answers] == expected

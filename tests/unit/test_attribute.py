@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bandmeter.domain.contracts import Batch
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import OTHERS, SIDED, UNSIDED, Side, pack
-from bandmeter.ingest.attribute import SEPARATOR, Attribution, Caller, Owner
+from bandmeter.ingest.batch.attribute import SEPARATOR, Attribution, Caller, Owner
 
 pytestmark = pytest.mark.usefixtures("each_size")
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from bandmeter.ingest import clean
-from bandmeter.ingest.scratch import Scratch
+from bandmeter.ingest.batch import clean
+from bandmeter.ingest.batch.scratch import Scratch
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 from bandmeter.domain.tenancy import Zone
 from bandmeter.formats import FORMATS
-from bandmeter.ingest.attribute import Caller
-from bandmeter.ingest.explain import REASONS, SHOWN_LENGTH_MAX
-from bandmeter.ingest.posts import Post, Poster
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.attribute import Caller
+from bandmeter.ingest.batch.explain import REASONS, SHOWN_LENGTH_MAX
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.posts.poster import Post, Poster
 from bandmeter.store import MemoryStore
 
 NOW_MS = 1_795_392_000_000

@@ -13,8 +13,8 @@ import structlog
 
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest import server
-from bandmeter.ingest.server import Counter
+from bandmeter.ingest.posts import server
+from bandmeter.ingest.posts.server import Counter
 from bandmeter.service import feeding
 from bandmeter.service.feeding import Feeder
 

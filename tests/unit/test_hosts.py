@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bandmeter.ingest.hosts import host_of, hosts_of
+from bandmeter.ingest.batch.hosts import host_of, hosts_of
 
 
 @pytest.mark.parametrize(

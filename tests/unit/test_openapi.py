@@ -8,7 +8,7 @@ from openapi_spec_validator import validate
 from bandmeter.dialects import DIALECTS
 from bandmeter.domain import contracts
 from bandmeter.formats import FORMATS, jsonl
-from bandmeter.ingest import bodies
+from bandmeter.ingest.posts import bodies
 from bandmeter.web import openapi, records
 from bandmeter.web.native import problems
 

@@ -10,8 +10,8 @@ import pytest
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest.place import without_secrets
-from bandmeter.ingest.source import without_secrets as blanked
+from bandmeter.ingest.batch.place import without_secrets
+from bandmeter.ingest.files.source import without_secrets as blanked
 
 PLAIN = {"bytes_up": 1, "bytes_down": 2}
 TARGET = {"target_bytes_up": 10, "target_bytes_down": 20}

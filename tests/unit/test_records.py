@@ -11,7 +11,7 @@ from bandmeter.domain.contracts import EVERY_ACCOUNT, Call
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account
 from bandmeter.formats import find
-from bandmeter.ingest import wire
+from bandmeter.ingest.posts import wire
 from bandmeter.web import records
 from bandmeter.web.records import Taker
 

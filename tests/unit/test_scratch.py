@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bandmeter.ingest.scratch import Scratch
+from bandmeter.ingest.batch.scratch import Scratch
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import zstandard
 from bandmeter.domain.contracts import SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
-from bandmeter.ingest import source
+from bandmeter.ingest.files import source
 from bandmeter.store import MemoryStore
 
 CONTENT = b"".join(b"line %d of some content\n" % i for i in range(20_000))

@@ -12,10 +12,10 @@ from bandmeter.domain.grid import Span
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest.job import Job
-from bandmeter.ingest.scratch import Scratch
-from bandmeter.ingest.tail import RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.job import Job
+from bandmeter.ingest.batch.scratch import Scratch
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.files.tail import RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
 from bandmeter.store import MemoryStore
 
 NOW_MS = 1_795_392_000_000

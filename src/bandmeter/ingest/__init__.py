@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bandmeter.ingest.job import FileReport, Job, Progress
-from bandmeter.ingest.pipeline import Pipeline
+from bandmeter.ingest.batch.job import FileReport, Job, Progress
+from bandmeter.ingest.files.pipeline import Pipeline
 
 __all__ = ["FileReport", "Job", "Pipeline", "Progress"]

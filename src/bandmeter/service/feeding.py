@@ -25,11 +25,11 @@ from bandmeter import service, telemetry
 from bandmeter.config import Config
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest import bodies
-from bandmeter.ingest.posts import Poster
-from bandmeter.ingest.server import Counter, Server
-from bandmeter.ingest.tail import Tail, Watched
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.files.tail import Tail, Watched
+from bandmeter.ingest.posts import bodies
+from bandmeter.ingest.posts.poster import Poster
+from bandmeter.ingest.posts.server import Counter, Server
 from bandmeter.service.keeping import Keeper
 from bandmeter.telemetry import counted
 

@@ -14,8 +14,8 @@ from bandmeter.telemetry import counted, frames
 from bandmeter.verify import Findings, check_days, check_sources
 
 if TYPE_CHECKING:
-    from bandmeter.ingest.server import Counter
-    from bandmeter.ingest.tail import Tail
+    from bandmeter.ingest.files.tail import Tail
+    from bandmeter.ingest.posts.server import Counter
     from bandmeter.service import Parts
 
 STEP_SECONDS = 1.0

@@ -11,7 +11,7 @@ from bandmeter.domain.contracts import Batch, SourceState, Store
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes, Side
-from bandmeter.ingest.attribute import Attribution, Owner
+from bandmeter.ingest.batch.attribute import Attribution, Owner
 from bandmeter.verify.findings import Findings
 
 SPAN_SECONDS = 31 * Resolution.DAY  # that is compared at once: a busy zone's rows of a month fit into memory

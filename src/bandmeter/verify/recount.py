@@ -26,7 +26,8 @@ from bandmeter.domain.contracts import SourceState, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes
-from bandmeter.ingest import Job, Pipeline, source
+from bandmeter.ingest import Job, Pipeline
+from bandmeter.ingest.files import source
 from bandmeter.store import STORES
 from bandmeter.verify.compare import compare, pour
 from bandmeter.verify.findings import Findings, Progress

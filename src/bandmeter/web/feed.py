@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest import wire
+from bandmeter.ingest.posts import wire
 
 CONNECTIONS_MAX = 256  # as many bodies at once; whoever comes then waits for one
 ANSWER_SECONDS = 60.0  # for one body, which waits for at most 64 MiB of others

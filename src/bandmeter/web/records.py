@@ -22,8 +22,8 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Scope
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import bodies, wire
-from bandmeter.ingest.bodies import BODY_BYTES_MAX
+from bandmeter.ingest.posts import bodies, wire
+from bandmeter.ingest.posts.bodies import BODY_BYTES_MAX
 from bandmeter.web import taken
 from bandmeter.web.feed import Feed
 from bandmeter.web.guard import VALUE_LENGTH_MAX

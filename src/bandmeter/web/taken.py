@@ -10,9 +10,9 @@ from typing import Any
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX, UNKNOWN
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import bodies
-from bandmeter.ingest.hosts import HOST_BYTES_MAX
-from bandmeter.ingest.query import IDENTITY_LENGTH_MAX, PAIRS
+from bandmeter.ingest.batch.hosts import HOST_BYTES_MAX
+from bandmeter.ingest.batch.query import IDENTITY_LENGTH_MAX, PAIRS
+from bandmeter.ingest.posts import bodies
 
 _TEXT = {"type": "string", "minLength": 1}
 _BYTES = {"type": "integer", "minimum": 0, "maximum": BYTES_MAX}

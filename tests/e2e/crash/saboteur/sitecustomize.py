@@ -92,8 +92,8 @@ def prepare_feeder():
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sqlite3.connect = functools.partial(sqlite3.connect, factory=Connection)
 
-    from bandmeter.ingest import quick, wire  # noqa: PLC0415
-    from bandmeter.ingest.decode import Decoder  # noqa: PLC0415
+    from bandmeter.ingest.batch.decode import Decoder  # noqa: PLC0415
+    from bandmeter.ingest.posts import quick, wire  # noqa: PLC0415
     from bandmeter.store.sqlite import writing  # noqa: PLC0415
 
     around(quick, "read", after="read without a query")

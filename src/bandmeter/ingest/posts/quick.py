@@ -16,10 +16,10 @@ import numpy as np
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSION_BITS, DIMENSIONS, REQUESTS_MAX
 from bandmeter.formats.jsonl import JSONL
-from bandmeter.ingest.attribute import SEPARATOR, Owner
-from bandmeter.ingest.decode import Groups
-from bandmeter.ingest.hosts import hosts_of
-from bandmeter.ingest.query import (
+from bandmeter.ingest.batch.attribute import SEPARATOR, Owner
+from bandmeter.ingest.batch.decode import Groups
+from bandmeter.ingest.batch.hosts import hosts_of
+from bandmeter.ingest.batch.query import (
     BUCKET_MS,
     BUCKET_SHIFT,
     BUCKETS_A_DAY,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bandmeter.domain.contracts import Format
-    from bandmeter.ingest.attribute import Attribution
+    from bandmeter.ingest.batch.attribute import Attribution
 
 SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
 # What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.

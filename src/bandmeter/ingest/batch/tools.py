@@ -7,10 +7,10 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from bandmeter.formats.tsv import with_columns
-from bandmeter.ingest import place
-from bandmeter.ingest.attribute import NO_CALLER, Attribution, Caller, with_rules
-from bandmeter.ingest.decode import Decoder
-from bandmeter.ingest.scratch import Scratch
+from bandmeter.ingest.batch import place
+from bandmeter.ingest.batch.attribute import NO_CALLER, Attribution, Caller, with_rules
+from bandmeter.ingest.batch.decode import Decoder
+from bandmeter.ingest.batch.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Store
     from bandmeter.domain.tenancy import Zone
-    from bandmeter.ingest.decode import Groups
-    from bandmeter.ingest.job import Job
-    from bandmeter.ingest.query import Reading
+    from bandmeter.ingest.batch.decode import Groups
+    from bandmeter.ingest.batch.job import Job
+    from bandmeter.ingest.batch.query import Reading
 
 Rules = tuple[tuple[str, str, str], ...]  # (identity, account, zone)
 DECODERS_MAX = 24  # kept open at once, some MB each: more formats than anybody reads side by side

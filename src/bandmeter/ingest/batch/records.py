@@ -12,15 +12,15 @@ import duckdb
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import Reject
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest import clean, place
-from bandmeter.ingest.explain import explain
+from bandmeter.ingest.batch import clean, place
+from bandmeter.ingest.batch.explain import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bandmeter.domain.contracts import SourceState
-    from bandmeter.ingest.decode import Decoder, Groups
-    from bandmeter.ingest.scratch import Scratch
+    from bandmeter.ingest.batch.decode import Decoder, Groups
+    from bandmeter.ingest.batch.scratch import Scratch
 
     Placing = Callable[[Groups, int], place.Placed]
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
-from bandmeter.ingest import source
-from bandmeter.ingest.commit import Committer, Moved
-from bandmeter.ingest.file import FileRun
-from bandmeter.ingest.job import FileReport
-from bandmeter.ingest.tools import Tools
+from bandmeter.ingest.batch.job import FileReport
+from bandmeter.ingest.batch.tools import Tools
+from bandmeter.ingest.files import source
+from bandmeter.ingest.files.commit import Committer, Moved
+from bandmeter.ingest.files.file import FileRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Store
     from bandmeter.domain.tenancy import Zone
-    from bandmeter.ingest.decode import Decoder
-    from bandmeter.ingest.job import Job, Progress
+    from bandmeter.ingest.batch.decode import Decoder
+    from bandmeter.ingest.batch.job import Job, Progress
 
 BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
 MOVES_MAX = 100  # times in a row that another process was faster

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest import wire
-from bandmeter.ingest.attribute import Caller
-from bandmeter.ingest.posts import OutOfOrderError, Post, Poster
+from bandmeter.ingest.batch.attribute import Caller
+from bandmeter.ingest.posts import wire
+from bandmeter.ingest.posts.poster import OutOfOrderError, Post, Poster
 
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Format

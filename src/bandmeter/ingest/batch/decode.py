@@ -16,16 +16,16 @@ import numpy as np
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.formats import FUNCTIONS
-from bandmeter.ingest.attribute import Owner
-from bandmeter.ingest.hosts import hosts_of
-from bandmeter.ingest.query import NAMED_SHIFT, SUMS, Query, Reading
+from bandmeter.ingest.batch.attribute import Owner
+from bandmeter.ingest.batch.hosts import hosts_of
+from bandmeter.ingest.batch.query import NAMED_SHIFT, SUMS, Query, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from bandmeter.domain.contracts import Format
-    from bandmeter.ingest.attribute import Attribution
+    from bandmeter.ingest.batch.attribute import Attribution
 
 MEMORY_LIMIT = "256MB"  # of DuckDB, beside the batch itself
 SMALL_BYTES = 131_072  # up to here planning a query takes longer than running it

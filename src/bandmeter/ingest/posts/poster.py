@@ -21,20 +21,21 @@ from bandmeter.domain.contracts import NO_HOSTS, Batch, Receipt, Reject, SourceS
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats.jsonl import JSONL
-from bandmeter.ingest import clean, place, quick
-from bandmeter.ingest.decode import SMALL_BYTES, joined
-from bandmeter.ingest.job import Job
-from bandmeter.ingest.query import Reading
-from bandmeter.ingest.receipts import ReceiptClock
-from bandmeter.ingest.records import Records
+from bandmeter.ingest.batch import clean, place
+from bandmeter.ingest.batch.decode import SMALL_BYTES, joined
+from bandmeter.ingest.batch.job import Job
+from bandmeter.ingest.batch.query import Reading
+from bandmeter.ingest.batch.records import Records
+from bandmeter.ingest.posts import quick
+from bandmeter.ingest.posts.receipts import ReceiptClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bandmeter.domain.contracts import Format
-    from bandmeter.ingest.attribute import Caller
-    from bandmeter.ingest.decode import Groups
-    from bandmeter.ingest.tools import Tools
+    from bandmeter.ingest.batch.attribute import Caller
+    from bandmeter.ingest.batch.decode import Groups
+    from bandmeter.ingest.batch.tools import Tools
 
 PATH = "POST /v1/records"  # where a file's source has its path
 SOURCES_MAX = 1_000  # of one account: more machines than that send for several

@@ -22,15 +22,15 @@ import structlog
 from bandmeter import telemetry
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest.commit import Direct, Moved
-from bandmeter.ingest.file import FileRun
-from bandmeter.ingest.pipeline import is_older_copy
+from bandmeter.ingest.files.commit import Direct, Moved
+from bandmeter.ingest.files.file import FileRun
+from bandmeter.ingest.files.pipeline import is_older_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from bandmeter.ingest.job import Job
-    from bandmeter.ingest.tools import Tools
+    from bandmeter.ingest.batch.job import Job
+    from bandmeter.ingest.batch.tools import Tools
 
 POLL_SECONDS = 0.1  # between two looks at the open files: half of what a reader waits for on average
 SCAN_SECONDS = 1.0  # between two looks for new files

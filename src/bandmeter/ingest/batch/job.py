@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from bandmeter.domain.usage import Outcomes, Side
-from bandmeter.ingest.attribute import Caller
-from bandmeter.ingest.query import Reading
+from bandmeter.ingest.batch.attribute import Caller
+from bandmeter.ingest.batch.query import Reading
 
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Format

@@ -13,16 +13,17 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import check as check_format
 from bandmeter.formats.tsv import with_columns
-from bandmeter.ingest import clean, place, source
-from bandmeter.ingest.commit import Moved
-from bandmeter.ingest.decode import SMALL_BYTES, Decoder
-from bandmeter.ingest.records import REJECT_TEXT_BYTES_MAX, Records
+from bandmeter.ingest.batch import clean, place
+from bandmeter.ingest.batch.decode import SMALL_BYTES, Decoder
+from bandmeter.ingest.batch.records import REJECT_TEXT_BYTES_MAX, Records
+from bandmeter.ingest.files import source
+from bandmeter.ingest.files.commit import Moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bandmeter.ingest.job import Job, Progress
-    from bandmeter.ingest.tools import Tools
+    from bandmeter.ingest.batch.job import Job, Progress
+    from bandmeter.ingest.batch.tools import Tools
 
 FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
 REJECTS_MAX = 10_000  # of a batch that can be divided; each costs some 2 KB

@@ -17,7 +17,7 @@ import numpy as np
 
 from bandmeter.domain.contracts import NO_HOSTS, Hosts
 from bandmeter.domain.usage import DIMENSION_BITS, NETWORK, SIDED, UNSIDED, Outcomes, Side
-from bandmeter.ingest.query import (
+from bandmeter.ingest.batch.query import (
     BUCKET_MS,
     BUCKET_SHIFT,
     FLAG_BITS,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from bandmeter.domain.contracts import Format, Store
     from bandmeter.domain.tenancy import Zone
-    from bandmeter.ingest.attribute import Owner
-    from bandmeter.ingest.decode import Groups
+    from bandmeter.ingest.batch.attribute import Owner
+    from bandmeter.ingest.batch.decode import Groups
 
 MS_A_DAY = 86_400_000
 BUCKET_SECONDS = BUCKET_MS // 1000

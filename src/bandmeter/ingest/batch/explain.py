@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX
-from bandmeter.ingest.query import FUTURE_MS_MAX, IDENTITY_LENGTH_MAX, PAIRS
+from bandmeter.ingest.batch.query import FUTURE_MS_MAX, IDENTITY_LENGTH_MAX, PAIRS
 
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Format, Layout

@@ -12,8 +12,8 @@ import re
 from typing import TYPE_CHECKING
 
 from bandmeter.domain.usage import BYTES_MAX, DIMENSION_BITS, DIMENSIONS, REQUESTS_MAX, Side
-from bandmeter.ingest.attribute import SEPARATOR
-from bandmeter.ingest.clean import LINE_BYTES_MAX
+from bandmeter.ingest.batch.attribute import SEPARATOR
+from bandmeter.ingest.batch.clean import LINE_BYTES_MAX
 
 if TYPE_CHECKING:
     from bandmeter.domain.contracts import Format, Layout

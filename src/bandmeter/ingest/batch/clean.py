@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from bandmeter.ingest.scratch import Scratch
+    from bandmeter.ingest.batch.scratch import Scratch
 
 LINE_BYTES_MAX = 262_144  # a URL may have 64 KiB in Squid and nginx; a line four times as long is damage
 _NEWLINE, _RETURN, _TAB, _NUL = 10, 13, 9, 0

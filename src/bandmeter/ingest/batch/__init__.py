@@ -1,0 +1,1 @@
+"""What every batch goes through, wherever it came from: cleaned, decoded, attributed, folded, placed."""

@@ -1,0 +1,1 @@
+"""Log files: where a content was counted to, reading on from there, and following what grows."""
