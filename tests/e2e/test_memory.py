@@ -87,3 +87,37 @@ def test_rubbish_needs_no_more(command, tmp_path, name):
     lines = RUBBISH[name].count(b"\n") or b"x" in RUBBISH[name]
     assert (total["counted"], total["rejected"], total["received"]) == (2, lines, 2 + lines)
     assert peak < PEAK_MB_MAX
+
+
+def test_every_line_names_a_host_of_its_own(command, tmp_path):
+    """Batches are made smaller where records fold little."""
+    zones = [f"z{n}" for n in range(200)]
+    command.apply({"acme": {zone: {} for zone in zones}})
+    path, count = tmp_path / "hosts.tsv", 900_000
+    with path.open("w") as file:
+        file.write("time\tidentity\thost\tstatus\tbytes_up\tbytes_down\n")
+        for n in range(count):
+            time_s, zone = 1_795_132_800 + n // 20, zones[n % 200]
+            file.write(f"{time_s}.5\tcust-acme-zone-{zone}-session-{n}\t{n}.example.com\t200\t{n}\t{n + 1}\n")
+    peak, total = peak_mb(command, "--format", "tsv", path)
+    assert total["counted"] == count
+    assert peak < PEAK_MB_MAX
+
+
+def test_tunnels_that_were_open_for_a_month(command, tmp_path):
+    """A few lines are a million rows, where each is spread over its 5 minutes."""
+    zones = [f"z{n}" for n in range(150)]
+    command.apply({"acme": {zone: {} for zone in zones}})
+    path, month_ms, buckets = tmp_path / "tunnels.tsv", 31 * 86_400_000, 8_928
+    with path.open("w") as file:
+        file.write("time\tduration_ms\taccount\tzone\thost\tbytes_up\tbytes_down\n")
+        for n in range(300):
+            file.write(f"1795132799\t{month_ms - 1000}\tacme\t{zones[n % 150]}\t{n}.example.com\t{buckets}\t0\n")
+    settings = f'[[source]]\nname = "t"\npath = "{path}"\nformat = "tsv"\nspread = "even"\n'
+    (command.data / "bandmeter.toml").write_text(settings)
+    peak, total = peak_mb(command)
+    assert total["counted"] == 300
+    asked = ("usage", "acme/z7", "--from", "2026-10-01", "--to", "2026-12-01", "--resolution", "5m", "--output", "json")
+    rows = json.loads(command(*asked).stdout)["rows"]
+    assert [row["bytes_up"] for row in rows] == [2] * buckets
+    assert peak < PEAK_MB_MAX

@@ -18,7 +18,17 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.formats import FUNCTIONS
 from bandmeter.ingest.batch.attribute import Owner
 from bandmeter.ingest.batch.hosts import hosts_of
-from bandmeter.ingest.batch.query import NAMED_SHIFT, SUMS, Query, Reading
+from bandmeter.ingest.batch.query import (
+    NAMED_SHIFT,
+    NUMBERED_GROUPS,
+    OWNERS,
+    REJECTED,
+    SUMS,
+    Query,
+    Reading,
+    numbered_host_groups,
+    numbered_hosts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,6 +81,11 @@ class Groups(NamedTuple):
         return self._replace(host=host).only(host.astype(bool))
 
     @property
+    def size(self) -> int:
+        """How many groups there are, those by host too."""
+        return len(self.key) + (0 if self.hosts is None else len(self.hosts.key))
+
+    @property
     def received(self) -> int:
         """How many records were read, counted or not."""
         return int(self.records.sum()) + self.rejected
@@ -106,7 +121,7 @@ class Decoder:
     """Decodes batches of one format, read in one way, on one DuckDB connection.
 
     `is_small`: made for a few records at a time: the query is planned once, and not made better, which for them takes
-    longer than running it.
+    longer than running it. Not for records that are spread.
     """
 
     def __init__(
@@ -128,6 +143,7 @@ class Decoder:
         self._db.execute("SET autoload_known_extensions = false")
         self._db.execute("SET TimeZone = 'UTC'")
         self._db.execute("SET preserve_insertion_order = false")  # sums have none
+        self._db.execute("SET checkpoint_threshold = '1TB'")  # a checkpoint writes the temporary tables once more
         if is_small:
             self._db.execute("SET threads = 1")
             self._db.execute("PRAGMA disable_optimizer")
@@ -148,47 +164,61 @@ class Decoder:
             if self._query.reading.by_host:
                 self._db.execute(f"PREPARE by_host AS {self._query.by_host(records)}")
 
-    def fold(self, now_ms: int) -> Groups:
-        """Decode and fold the file.
+    def fold(self, now_ms: int, groups_max: int | None = None) -> Groups | None:
+        """Decode and fold the file; None when more groups than that come out of records that are spread.
 
         Raises duckdb.Error when the splitter fails; `clean` then finds the lines that made it fail.
         """
         if self._is_small:
             return self._fold_small(now_ms)
-        records = self._query.records(str(now_ms))
-        if not self._query.reading.by_host:
-            return self._groups(self._run(self._query.by_key(f"({records})")))
-        if self._query.reading.spread:  # thousands of rows for one record: too many to keep, so they are made twice
-            return self._with_hosts(
-                *(self._run(by(f"({records})")) for by in (self._query.by_key, self._query.by_host))
-            )
-        # A text costs more on its way from DuckDB into Python than all the rest does: there, they are numbered first.
-        self._db.execute(f"CREATE OR REPLACE TEMP TABLE record AS {records}")
-        groups = self._groups(self._run(self._query.by_key("record")))
-        self._fill_owners("numbered_owner", groups.owners)
-        self._db.execute(
-            "CREATE OR REPLACE TEMP TABLE numbered_host AS "
-            "SELECT host, row_number() OVER () - 1 AS number FROM (SELECT DISTINCT host FROM record)",
-        )
+        query, reading = self._query, self._query.reading
+        records = f"({query.records(str(now_ms))})"
+        if reading.by_host or reading.spread:  # they are looked at more than once
+            self._keep("record", records)
+            records = "record"
+        try:
+            if reading.spread and groups_max is not None and self._number(query.most_groups(records)) > groups_max:
+                return None
+            self._keep("key_group", query.by_key(query.pieces(records)))
+            groups = self._numbered_groups()
+            return self._with_hosts(groups, records) if reading.by_host else groups
+        finally:
+            for table in ("record", "key_group"):
+                self._db.execute(f"DROP TABLE IF EXISTS {table}")
+
+    # A text costs more on its way from DuckDB into Python than all the rest does: there, they are numbered first.
+
+    def _numbered_groups(self) -> Groups:
+        self._keep("numbered_owner", OWNERS)
+        found = self._run("SELECT owner, named FROM numbered_owner ORDER BY number")
+        owners = list(map(Owner, _plain(found["owner"]), found["named"].astype(bool).tolist()))
+        found = self._run(NUMBERED_GROUPS)
+        return self._of_columns(owners, found.pop("owner"), found)._replace(rejected=self._number(REJECTED))
+
+    def _with_hosts(self, groups: Groups, records: str) -> Groups:
+        self._keep("numbered_host", numbered_hosts(records))
         texts = self._run("SELECT host FROM numbered_host ORDER BY number")["host"]
         names = np.array(hosts_of(_plain(texts)), dtype=object)
-        found = self._run(self._query.numbered("record"))
-        self._db.execute("DROP TABLE record")
-        return groups._replace(hosts=self._hosts(groups.owners, found.pop("owner"), found, names[found.pop("host")]))
+        found = self._run(numbered_host_groups(f"({self._query.by_host(self._query.pieces(records))})"))
+        owner, host = found.pop("owner"), names[found.pop("host")]
+        return groups._replace(hosts=self._hosts(groups.owners, owner, found, host))
+
+    def _keep(self, table: str, sql: str) -> None:
+        self._db.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {sql}")
+
+    def _number(self, sql: str) -> int:
+        (number,) = self._db.execute(sql).fetchone() or (0,)
+        return int(number)
 
     def _fold_small(self, now_ms: int) -> Groups:
-        by_key = self._run(f"EXECUTE by_key({now_ms})")
+        groups = self._groups(self._run(f"EXECUTE by_key({now_ms})"))
         if not self._query.reading.by_host:
-            return self._groups(by_key)
-        return self._with_hosts(by_key, self._run(f"EXECUTE by_host({now_ms})"))
-
-    def _with_hosts(self, by_key: dict[str, Any], by_host: dict[str, Any]) -> Groups:
-        """The groups of two queries, both with texts."""
-        groups = self._groups(by_key)
-        owners, owner = _numbered(by_host.pop("owner"), by_host["key"])
+            return groups
+        found = self._run(f"EXECUTE by_host({now_ms})")
+        owners, owner = _numbered(found.pop("owner"), found["key"])
         place = np.array([groups.owners.index(one) for one in owners], dtype=np.int64)[owner]
-        names = hosts_of(_plain(by_host.pop("host")))
-        return groups._replace(hosts=self._hosts(groups.owners, place, by_host, names))
+        names = hosts_of(_plain(found.pop("host")))
+        return groups._replace(hosts=self._hosts(groups.owners, place, found, names))
 
     def newest_ms(self, now_ms: int) -> int | None:
         """The newest time of the file's records; None when none can be read."""

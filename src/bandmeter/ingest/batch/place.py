@@ -131,7 +131,7 @@ class _Placing:
         kept = rows[:, 3:].any(axis=1) & (self.is_counted | ~self.is_nobody)
         counted, newest_ms = self.is_counted, self.groups.newest_ms[self.is_counted]
         return Placed(
-            array("q", rows[kept].tobytes()),
+            _flat(rows[kept]),
             _newest(numbers[counted], newest_ms),
             self._outcomes(),
             (),
@@ -143,7 +143,7 @@ class _Placing:
         zones = [0 if owner is None or isinstance(owner, str) else owner.number for owner in self.owners]
         rows = np.stack([self._of_owner(zones), self._buckets(), *self._counters()], axis=1)
         kept = (rows[:, 0] > 0) & rows[:, 2:].any(axis=1)
-        return Hosts(self.groups.host[kept].tolist(), array("q", rows[kept].tobytes()))
+        return Hosts(self.groups.host[kept].tolist(), _flat(rows[kept]))
 
     def _buckets(self) -> Any:
         return (self.groups.key >> BUCKET_SHIFT) * BUCKET_SECONDS
@@ -194,6 +194,12 @@ class _Placing:
                 of_pair[n, int(plain)] = given[key]
             numbers[waits] = of_pair[self.owner[waits], self.is_unsided[waits].astype(np.int64)]
         return numbers, networks
+
+
+def _flat(rows: Any) -> array[int]:
+    flat = array("q")
+    flat.frombytes(rows.reshape(-1).view(np.uint8))
+    return flat
 
 
 def _newest(numbers: Any, newest_ms: Any) -> dict[int, int]:

@@ -86,7 +86,7 @@ class Query:
         return "requests" in self._present
 
     def records(self, now: str) -> str:
-        """A row for each record, or each piece of one that is spread, with what folding needs; `now`: SQL for ms."""
+        """A row for each record, with what folding needs; `now`: SQL for ms."""
         sums = "".join(f", {self._counted(field)} AS {field}" for field in self.sums)
         is_success = "status BETWEEN 200 AND 299 OR status = 404" if "status" in self._present else "false"
         columns = f"owner, key, time_ms, {is_success} AS is_success{sums}"
@@ -94,10 +94,35 @@ class Query:
             columns += ", requests"
         if self.reading.by_host:
             columns += ", host"
-        judged = self._judged(now)
         if self.reading.spread:
-            judged, columns = self._spread(judged), f"{columns}, is_last"
-        return f"SELECT {columns} FROM ({judged})"
+            columns += f", {_PIECES} AS pieces"
+        return f"SELECT {columns} FROM ({self._judged(now)})"
+
+    def pieces(self, records: str) -> str:
+        """A row for each 5-minute bucket that a record lies in; the last has what cannot be divided, and is the record.
+
+        Of records that are not spread: the same.
+        """
+        if not self.reading.spread:
+            return records
+        parts = ", ".join(
+            f"{field} // pieces + CASE WHEN is_last THEN {field} % pieces ELSE 0 END AS {field}" for field in self.sums
+        )
+        # In two steps: 2,048 rows go through a step at once, and all that come out of them are held in memory.
+        hundreds = f"SELECT *, unnest(range(0, pieces, 100)) AS hundred FROM {records}"
+        return f"""(SELECT * EXCLUDE (key) REPLACE ({parts}), key - (pieces - 1 - piece) * {1 << BUCKET_SHIFT} AS key
+            FROM (SELECT *, piece = pieces - 1 AS is_last FROM (
+                SELECT *, unnest(range(hundred, least(hundred + 100, pieces))) AS piece FROM ({hundreds}))))"""
+
+    def most_groups(self, records: str) -> str:
+        """How many groups all pieces fold into at most: as if each group had its kind of traffic in every bucket."""
+        last, first = f"(key >> {BUCKET_SHIFT})", f"((key >> {BUCKET_SHIFT}) - pieces + 1)"
+        rest = f"key & {(1 << BUCKET_SHIFT) - 1}"
+        counts = [f"SELECT max({last}) - min({first}) + 1 AS most FROM {records} GROUP BY owner, {rest}"]
+        if self.reading.by_host:
+            days = f"max({last} // {BUCKETS_A_DAY}) - min({first} // {BUCKETS_A_DAY}) + 1"
+            counts.append(f"SELECT {days} AS most FROM {records} GROUP BY owner, {rest}, host")
+        return f"SELECT coalesce(sum(most), 0)::BIGINT FROM ({' UNION ALL '.join(counts)})"
 
     def by_key(self, records: str) -> str:
         """Groups of one owner and key. Records without a key are groups too."""
@@ -110,13 +135,6 @@ class Query:
         """
         return f"""SELECT owner, {_DAY} AS key, host, {self._counters()} FROM {records}
             WHERE key IS NOT NULL AND host IS NOT NULL GROUP BY ALL"""
-
-    def numbered(self, records: str) -> str:
-        """`by_host` with numbers for owners and hosts, from the tables `numbered_owner` and `numbered_host`."""
-        return f"""SELECT o.number AS owner, h.number AS host, g.* EXCLUDE (owner, host)
-            FROM ({self.by_host(records)}) g
-            JOIN numbered_owner o ON g.owner IS NOT DISTINCT FROM o.owner AND (g.key >> {NAMED_SHIFT}) & 1 = o.named
-            JOIN numbered_host h ON g.host = h.host"""
 
     def _counters(self) -> str:
         last, success = "", "is_success"
@@ -164,19 +182,6 @@ class Query:
         return f"""SELECT *, {self._owner()} AS owner, CASE WHEN {self._is_good(now, len(set(widths)))}
             THEN {self._key()} END AS key FROM (
                 SELECT *, {dimensions} AS dimensions FROM (SELECT {", ".join(columns)} FROM ({self._raw()})))"""
-
-    def _spread(self, judged: str) -> str:
-        """A record for each 5-minute bucket that it lies in; the last has what cannot be divided, and is the record."""
-        first = f"(time_ms - duration_ms) // {BUCKET_MS}"
-        pieces = f"least(time_ms // {BUCKET_MS} - greatest({first}, 0) + 1, {SPREAD_BUCKETS_MAX})"
-        parts = ", ".join(
-            f"{field} // pieces + CASE WHEN is_last THEN {field} % pieces ELSE 0 END AS {field}" for field in self.sums
-        )
-        return f"""SELECT * EXCLUDE (key) REPLACE ({parts}),
-            key - (pieces - 1 - piece) * {1 << BUCKET_SHIFT} AS key FROM (
-                SELECT *, piece = pieces - 1 AS is_last FROM (
-                    SELECT *, unnest(range(pieces)) AS piece FROM (
-                        SELECT *, CASE WHEN key IS NULL THEN 1 ELSE {pieces} END AS pieces FROM ({judged}))))"""
 
     def _owner(self) -> str:
         """What a record is attributed by: account and zone in one, or the identity; NULL when it names nothing."""
@@ -314,6 +319,25 @@ class Query:
         return " OR ".join(f"coalesce({sql}, false)" for sql in by_layout)
 
 
+_IS_OF_OWNER = f"g.owner IS NOT DISTINCT FROM o.owner AND (g.key >> {NAMED_SHIFT}) & 1 = o.named"
+# Over the groups by key, in the table `key_group`, and the owners, in `numbered_owner`.
+OWNERS = f"""SELECT *, row_number() OVER () - 1 AS number FROM (
+    SELECT DISTINCT owner, (key >> {NAMED_SHIFT}) & 1 AS named FROM key_group WHERE key IS NOT NULL)"""
+REJECTED = "SELECT coalesce(sum(records), 0)::BIGINT FROM key_group WHERE key IS NULL"
+NUMBERED_GROUPS = f"SELECT g.* REPLACE (o.number AS owner) FROM key_group g JOIN numbered_owner o ON {_IS_OF_OWNER}"
+
+
+def numbered_hosts(table: str) -> str:
+    """The distinct hosts of a table, numbered."""
+    return f"SELECT host, row_number() OVER () - 1 AS number FROM (SELECT DISTINCT host FROM {table})"
+
+
+def numbered_host_groups(groups: str) -> str:
+    """Groups by host, with numbers for owners and hosts, from the tables `numbered_owner` and `numbered_host`."""
+    return f"""SELECT g.* REPLACE (o.number AS owner, h.number AS host) FROM {groups} g
+        JOIN numbered_owner o ON {_IS_OF_OWNER} JOIN numbered_host h ON g.host = h.host"""
+
+
 BUFFER_BYTES = 4_194_304  # that the splitter hands to one thread
 _FIELDS = (
     *("time_ms", "duration_ms", "account", "zone", "identity", "host"),
@@ -322,6 +346,9 @@ _FIELDS = (
     *("reached_target", "requests", "status", *DIMENSIONS),
 )
 _TEXTS = frozenset({"account", "zone", "identity", "host", *DIMENSIONS})
+# The 5-minute buckets of a record that is spread.
+_PIECES = f"""CASE WHEN key IS NULL THEN 1 ELSE least(
+    time_ms // {BUCKET_MS} - greatest((time_ms - duration_ms) // {BUCKET_MS}, 0) + 1, {SPREAD_BUCKETS_MAX}) END"""
 _DAY = (
     f"(key >> {BUCKET_SHIFT}) // {BUCKETS_A_DAY} * {BUCKETS_A_DAY << BUCKET_SHIFT} "
     f"+ ((key >> {DIMENSION_BITS}) & {(1 << (FLAG_BITS + 1)) - 1}) * {1 << DIMENSION_BITS}"

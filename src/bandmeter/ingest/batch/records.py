@@ -39,16 +39,17 @@ class Records:
         self._newlines = newlines
         self.received = newlines
         self.unmeterable = 0
+        self.groups = 0  # that the records folded into
         self.placed = place.NOTHING
 
-    def read(self, start: SourceState, limit: int) -> list[Reject] | None:
-        """The rejects; None, and the scratch as it was, when there are more than `limit`."""
+    def read(self, start: SourceState, limit: int, groups_max: int | None = None) -> list[Reject] | None:
+        """The rejects; None, and the scratch as it was, when there are more than `limit`, or too many groups."""
         log_format = self._decoder.format
         taken_out: list[Reject] = []
         lines = kept = None
-        groups = self._try_fold()
+        is_read, groups = self._try_fold(groups_max)
         original = b""
-        if groups is None:
+        if not is_read:
             if self._newlines > LINES_MAX > limit:
                 return None
             lines = clean.lines(self._scratch)
@@ -64,16 +65,19 @@ class Records:
                 for index, (reason, detail) in sorted(faults.items())
                 if reason
             ]
-            groups = self._decoder.fold(self._now_ms)
-            if groups.received != len(kept):
+            groups = self._decoder.fold(self._now_ms, groups_max)
+            if groups is not None and groups.received != len(kept):
                 sentence = f"{groups.received} rows were read of {len(kept)} lines: not counted."
                 raise BandmeterError(errors.FAILURE, sentence)
+        if groups is None:
+            self._restore(original)
+            return None
+        self.groups = groups.size
         self.placed = self._placing(groups, self._now_ms)
         if not groups.rejected and not self.placed.unknown:
             return self._checked(taken_out)
         if self.received - self.placed.total.received > limit:
-            if original:
-                self._scratch.replace(original)
+            self._restore(original)
             return None
         rows = self._decoder.rejected(self._now_ms, self.placed.unknown)
         if lines is None:
@@ -91,23 +95,27 @@ class Records:
         ]
         return self._checked(sorted([*taken_out, *explained]))
 
+    def _restore(self, original: bytes) -> None:
+        if original:
+            self._scratch.replace(original)
+
     def _checked(self, rejects: list[Reject]) -> list[Reject]:
         """Law 2."""
         if self.received != self.placed.total.received + len(rejects):
             raise BandmeterError(errors.FAILURE, "The batch's counts do not add up: it was not counted.")
         return rejects
 
-    def _try_fold(self) -> Groups | None:
-        """The fast way, None when the batch has to be cleaned first."""
+    def _try_fold(self, groups_max: int | None) -> tuple[bool, Groups | None]:
+        """The fast way, and whether it went; it does not when the batch has to be cleaned first."""
         if self._is_suspect or not clean.is_clean(self._scratch, is_whole_line=self._decoder.format.split != "tab"):
-            return None
+            return False, None
         try:
-            groups = self._decoder.fold(self._now_ms)
+            groups = self._decoder.fold(self._now_ms, groups_max)
         except duckdb.InterruptException as error:
             raise KeyboardInterrupt from error
         except duckdb.Error:
-            return None
-        return groups if groups.received == self._newlines else None
+            return False, None
+        return groups is None or groups.received == self._newlines, groups
 
     def _reject(
         self,

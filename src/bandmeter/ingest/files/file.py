@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from bandmeter.ingest.batch.tools import Tools
 
 FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
+# What a batch is cut for where lines are short, or fold little; each costs some 500 bytes.
+BATCH_LINES, BATCH_GROUPS = 300_000, 200_000
 REJECTS_MAX = 10_000  # of a batch that can be divided; each costs some 2 KB
-REJECTS_BATCH_BYTES = 65_536  # a batch as small as this is not divided
+UNDIVIDED_BYTES = 1_024  # a batch as small as this is not divided
 HEADER_BYTES_MAX = 65_536
 # So many first lines, none of which has the format's form, are a wrong --format and not damage.
 WRONG_FORMAT_LINES = 20
@@ -51,6 +53,7 @@ class FileRun:
         self.must_reopen = False  # to go on: part of a line was read whose end is not there yet
         self._before = self.found.state._replace(path=shown_path)
         self._tail = self._tail_after = b""  # the last bytes before the position, for its check; of the next batch
+        self._weight = 1.0  # of the last batch: 1 is as much as a batch should have
         self._columns: tuple[str, ...] = ()
         self._content: source.Content | None = None
 
@@ -106,7 +109,8 @@ class FileRun:
     def decoder(self, size: int) -> Decoder:
         """The decoder for a batch of that many bytes."""
         job = self._job
-        return self._tools.decoder(job, job.reading, self._columns, is_small=size <= SMALL_BYTES)
+        is_small = size <= SMALL_BYTES and not job.reading.spread  # of which a few records may be a million rows
+        return self._tools.decoder(job, job.reading, self._columns, is_small=is_small)
 
     def _header(self) -> list[str]:
         with source.opened(self._path) as content:
@@ -124,7 +128,7 @@ class FileRun:
     def count(self, put: Callable[[Batch], None], progress: Progress) -> None:
         """Hand over a batch after the other, until the content ends or `progress` says to stop."""
         scratch, content = self._tools.scratch, self.content
-        limit, growth, least = min(FIRST_BATCH_BYTES, scratch.size), 8, REJECTS_BATCH_BYTES
+        limit, growth, least = min(FIRST_BATCH_BYTES, scratch.size), 8, UNDIVIDED_BYTES
         while True:
             has_ended = scratch.fill(content.read_into, limit)
             around = self._tail + scratch.bytes(0, source.CHECK_BYTES)
@@ -135,11 +139,12 @@ class FileRun:
                 content.push_back(scratch.bytes(cut))
                 scratch.cut(cut)
                 batch = self._fold(is_divisible=cut > least)
-                if batch is None:  # rejects are large: those of a whole log that names a wrong zone come in parts
+                if batch is None:
                     content.push_back(scratch.bytes())
-                    limit, growth = max(least, limit // 8), 2
+                    limit, growth = max(least, cut // 8), 2
                     continue
-                limit, least = min(limit * growth, scratch.size), REJECTS_BATCH_BYTES
+                limit = max(UNDIVIDED_BYTES, min(limit * growth, int(cut / self._weight), scratch.size))
+                least = UNDIVIDED_BYTES
             elif has_ended:
                 self._wait_for_newline()
                 return
@@ -167,7 +172,10 @@ class FileRun:
             self.notes.append(source.WAITING)
 
     def _fold(self, *, is_divisible: bool) -> Batch | None:
-        """The batch of what is in the scratch; None, and the scratch as it was, when it has too many rejects."""
+        """The batch of what is in the scratch; None, and the scratch as it was, when that would take too much memory.
+
+        Rejects are large: those of a whole log that names a wrong zone come in parts.
+        """
         tools, scratch = self._tools, self._tools.scratch
         now_ms = tools.clock_ms()
         start = self.state
@@ -175,6 +183,8 @@ class FileRun:
         head = self._head()
         size = scratch.length
         newlines, has_long_line = clean.count(scratch)
+        if is_divisible and newlines > 2 * BATCH_LINES:
+            return None
         job = self._job
         records = Records(
             self.decoder(size),
@@ -184,9 +194,11 @@ class FileRun:
             newlines,
             is_suspect=has_long_line,
         )
-        rejects = records.read(start, REJECTS_MAX if is_divisible else newlines)
+        limits = (REJECTS_MAX, BATCH_GROUPS) if is_divisible else (newlines, None)
+        rejects = records.read(start, *limits)
         if rejects is None:
             return None
+        self._weight = max(newlines / BATCH_LINES, records.groups / BATCH_GROUPS)
         self._refuse_wrong_format(start, rejects, records.received)
         placed = records.placed
         after = start._replace(

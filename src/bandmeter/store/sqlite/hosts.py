@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bandmeter.domain.grid import Span
     from bandmeter.domain.usage import Side
 
-REMEMBERED_MAX = 1_000_000  # names of hosts in memory, some 100 bytes each; those used longest ago are read again
+REMEMBERED_MAX = 500_000  # names of hosts in memory, some 100 bytes each; those used longest ago are read again
 ROWS_A_STATEMENT = 100
 WIDTH = len(usage.HOST_ROW)
 KEY_WIDTH = 2
