@@ -7,6 +7,7 @@ the two can never disagree.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from bandmeter.domain.usage import HostRow
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from bandmeter.domain.contracts import Hosts
     from bandmeter.domain.grid import Span
@@ -61,12 +62,16 @@ class HostTable:
         rows = np.concatenate([np.frombuffer(one.rows, dtype=np.int64) for one in hosts]).reshape(-1, WIDTH)
         keys = (rows[:, 0] << DAY_BITS) | (rows[:, 1] // DAY_SECONDS)
         order = np.argsort(keys, kind="stable")  # neighbours in the table are written one after another
-        rows, names, keys = rows[order], names[order], keys[order].tolist()
-        kept = {key: self._kept_of(db, key) for key in dict.fromkeys(keys)}
-        if any(len(one) < self._most for one in kept.values()):
-            self._let_in(kept, zip(keys, names.tolist(), rows[:, _BYTES].sum(axis=1).tolist(), strict=True))
+        rows, names, keys = rows[order], names[order], keys[order]
+        texts, sizes = names.tolist(), rows[:, _BYTES].sum(axis=1).tolist()
+        edges = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
+        chosen: list[bool] = []
+        for start, end in itertools.pairwise(edges):
+            kept = self._kept_of(db, int(keys[start]))
+            if len(kept) < self._most:
+                self._let_in(kept, texts[start:end], sizes[start:end])
+            chosen.extend(map(kept.__contains__, texts[start:end]))
         self._trim()
-        chosen = np.array([name in kept[key] for key, name in zip(keys, names.tolist(), strict=True)], dtype=bool)
         _upsert(db, rows[chosen], names[chosen])
 
     def _kept_of(self, db: sqlite3.Connection, key: int) -> set[str]:
@@ -81,17 +86,15 @@ class HostTable:
         self._kept.move_to_end(key)
         return kept
 
-    def _let_in(self, kept: Mapping[int, set[str]], sizes: Iterable[tuple[int, str, int]]) -> None:
-        """Keep new names where there is room: those with the most bytes, of equal ones the first by name."""
-        sums: dict[int, dict[str, int]] = {}
-        for key, name, size in sizes:
-            if name not in kept[key] and len(kept[key]) < self._most:
-                new = sums.setdefault(key, {})
+    def _let_in(self, kept: set[str], names: Sequence[str], sizes: Sequence[int]) -> None:
+        """Keep new names while there is room: those with the most bytes, of equal ones the first by name."""
+        new: dict[str, int] = {}
+        for name, size in zip(names, sizes, strict=True):
+            if name not in kept:
                 new[name] = new.get(name, 0) + size
-        for key, new in sums.items():
-            largest = sorted(new, key=lambda name: (-new[name], name))[: self._most - len(kept[key])]
-            kept[key].update(largest)
-            self._remembered += len(largest)
+        largest = sorted(new, key=lambda name: (-new[name], name))[: self._most - len(kept)]
+        kept.update(largest)
+        self._remembered += len(largest)
 
     def _trim(self) -> None:
         while self._remembered > REMEMBERED_MAX and len(self._kept) > 1:
