@@ -307,7 +307,28 @@ def test_who_speaks_for_one_account_finds_its_zones_whatever_others_have(text, i
         assert (found.number if found else None) == number
 
 
-WORDS = st.sampled_from(["cust", "customer", "acme", "glob", "zone", "res", "eu", "us", "web", "session", "x", ""])
+WORDS = st.sampled_from(
+    [
+        "cust",
+        "customer",
+        "acme",
+        "glob",
+        "zone",
+        "res",
+        "eu",
+        "us",
+        "web",
+        "session",
+        "x",
+        "",
+        "ü",
+        "e\u0301",
+        "👩‍🚀",
+        "a\nb",
+        "%",
+        "_",
+    ]
+)
 TEXTS = st.lists(WORDS, min_size=1, max_size=10).map("-".join)
 
 

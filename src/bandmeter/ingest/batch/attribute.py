@@ -94,8 +94,10 @@ class Attribution:
                 f"WHEN {head} IN (SELECT name FROM dashed_names) "
                 f"THEN split_part({identity}, '{ZONE_MARK}', 1) || '{ZONE_MARK}' || {head}",
             )
-        first_word = f"regexp_extract({identity}, '(?s)^.*?{ZONE_MARK}[^-]*|^.*')"
-        return f"CASE {' '.join(cases)} ELSE {first_word} END" if cases else first_word
+        mark = f"strpos({identity}, '{ZONE_MARK}') + {len(ZONE_MARK)}"  # behind the first one
+        first_word = f"left({identity}, {mark} - 2 + strpos(substr({identity}, {mark}), '-'))"
+        cases.append(f"WHEN {identity} LIKE '%{ZONE_MARK}%-%' THEN {first_word}")
+        return f"CASE {' '.join(cases)} ELSE {identity} END"
 
     def cut(self, identities: Iterable[str | None]) -> list[str | None]:
         """The same of identities, to the letter: which way a record was read must not decide whose it is."""
