@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandmeter.domain.usage import Outcomes
+from bandmeter.domain.grid import Span
+from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.ingest.files import file
 from bandmeter.store import SqliteStore
 
 pytestmark = pytest.mark.usefixtures("each_size")
@@ -106,6 +108,41 @@ def test_a_run_that_dies_again_and_again(make_meter, seed, count, batch_bytes, f
                 assert store.check() == []
                 return
         raise AssertionError("it never ended")
+
+
+def tunnels(seed, count):
+    """Lines of long tunnels to some hosts, some of which cannot be read."""
+    draw = random.Random(seed)
+    for _ in range(count):
+        duration = draw.choice(["0", "x", "300", "7200", "345600"])
+        user = draw.choice([b"cust-acme-zone-res-session-1", b"shop.test", b"stranger"])
+        columns = (b"%d" % (1_795_132_800 + draw.randrange(90_000)), user, b"h%d.test" % draw.randrange(9))
+        yield b"\t".join([*columns, f"{duration}000".encode(), b"%d" % draw.randrange(10**6), b"7"]) + b"\n"
+
+
+@settings(max_examples=15 * TIMES_MORE)
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.integers(1, 60),
+    is_spread=st.booleans(),
+    bounds=st.tuples(st.integers(1, 20), st.sampled_from([1, 500, 3_000]), st.sampled_from([64, 256, 1_024])),
+)
+def test_a_batch_that_is_divided(make_meter, seed, count, is_spread, bounds):
+    """What folds into too much is read in parts, and they add up to what it is as a whole."""
+    content, now_ms = b"".join(tunnels(seed, count)), 1_796_000_000_000
+    job = {"columns": ("time", "identity", "host", "duration_ms", "bytes_up", "bytes_down"), "spread": is_spread}
+    whole, divided = (zones(make_meter(now_ms=now_ms)) for _ in range(2))
+    whole.feed(content, "tsv", **job)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, bound in zip(("BATCH_LINES", "BATCH_GROUPS", "UNDIVIDED_BYTES"), bounds, strict=True):
+            patch.setattr(file, name, bound)
+        divided.feed(content, "tsv", **job)
+    assert divided.rows() == whole.rows()
+    assert divided.rejects() == whole.rejects()
+    assert divided.outcomes() == whole.outcomes()
+    for side in Side:
+        span = Span(0, 4_102_444_800)
+        assert divided.store.read_hosts([1, 2], side, span, 999) == whole.store.read_hosts([1, 2], side, span, 999)
 
 
 @settings(max_examples=8 * TIMES_MORE)
