@@ -16,7 +16,7 @@ import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
-from bandmeter.service import doctor
+from bandmeter.service import doctor, sources
 
 NOW = "2022-11-22T11:35:32Z"
 LINES = [
@@ -460,7 +460,7 @@ def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, dat
     (data / "bandmeter.toml").write_text(
         f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl*'\n"
     )
-    listed, moved = service.source_files, tmp_path / "a.jsonl.1"
+    listed, moved = sources.find, tmp_path / "a.jsonl.1"
 
     def list_and_rename(*arguments):
         files = listed(*arguments)
@@ -468,7 +468,7 @@ def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, dat
         return files
 
     with monkeypatch.context() as patched:
-        patched.setattr(service, "source_files", list_and_rename)
+        patched.setattr(sources, "find", list_and_rename)
         status, out, err = run("ingest", "--json")
     assert status == 0
     assert json.loads(out)["total"]["received"] == 0
@@ -699,3 +699,49 @@ def test_a_source_of_a_zone_that_there_is_not_is_read_by_nobody(done, fails, dat
 def test_a_source_without_a_file_is_told(acme, run, data, tmp_path):
     (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsnl'\n")
     assert "Source edge1: no file fits" in run("ingest")[2]
+
+
+BOTH = "".join(f"[[source]]\nname = '{{}}'\nformat = 'jsonl'\npath = '{{}}/{p}'\n{{}}\n" for p in ("*", "*.jsonl"))
+
+
+def write_sources(data, folder, *sides):
+    """Two sources, `whole` and `part`, whose paths a file in `folder` fits."""
+    first, second = sides or ("", "")
+    (data / "bandmeter.toml").write_text(BOTH.format("whole", folder, first, "part", folder, second))
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """A log with one record, in a folder of its own."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u1", **LINES[0][2]}) + "\n")
+    return folder / "a.jsonl"
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_file_that_fits_two_sources_is_refused_before_anything_is_counted(done, fails, data, run, logged):
+    """It would be counted twice; the error names the file and both sources, and `doctor` says the same."""
+    write_sources(data, logged.parent)
+    for command in ("ingest", "serve"):
+        assert f"{logged} would be counted by source whole and by source part" in fails(command)
+    assert json.loads(done("sources", "--json"))["sources"] == []
+    assert "by source whole" in checks(run, status=1)["source part"]["problem"]
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_configured_file_is_not_counted_under_another_name(done, fails, data, logged):
+    """By whatever path; under the source's own name it may be."""
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'e'\nformat = 'jsonl'\npath = '{logged.parent}/*'\n")
+    other = logged.parent.parent / "linked.jsonl"
+    other.symlink_to(logged)
+    assert "would be counted by source e and by source files" in fails("ingest", "--format", "jsonl", other)
+    command = ("ingest", "--json", "--format", "jsonl", "--source", "e", other)
+    assert json.loads(done(*command))["total"]["counted"] == 1
+
+
+@pytest.mark.usefixtures("acme")
+def test_two_sources_may_count_the_two_sides_of_a_file(done, data, run, logged):
+    write_sources(data, logged.parent, "side = 'target'", "side = 'client'")
+    assert json.loads(done("ingest", "--json"))["total"]["received"] == 2
+    assert checks(run)["source part"]["ok"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import glob
 import http.client
 import os
 import socket
@@ -233,9 +232,10 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from granian.log import LogLevels  # noqa: PLC0415
 
     from bandmeter import telemetry  # noqa: PLC0415
-    from bandmeter.service import feeding  # noqa: PLC0415
+    from bandmeter.service import feeding, sources  # noqa: PLC0415
 
     jobs = [job_of(config, source) for source in config.sources]  # what is wrong with one is said here
+    sources.check_apart(config, sources.find_all(config))
     _check_port(config.server.host, config.server.port)
     with open_parts(config, create=True) as parts:  # schemas are made here, once, and not by each worker
         for job in jobs:
@@ -348,16 +348,3 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         sentence = f"Cannot listen on {host}:{port} ({error.strerror}): choose others with --host and --port."
         raise BandmeterError(errors.UNAVAILABLE, sentence) from error
-
-
-# ---------------------------------------------------------------- sources
-
-
-def source_pattern(config: Config, source: Source) -> str:
-    """What fits the files of a configured source; a relative pattern starts at the data folder."""
-    return str(config.data / source.path)
-
-
-def source_files(config: Config, source: Source) -> list[str]:
-    """The files of a configured source, by name."""
-    return sorted(glob.glob(source_pattern(config, source), recursive=True))  # noqa: PTH207 - may be absolute

@@ -15,6 +15,7 @@ from bandmeter import service
 from bandmeter.config import Config
 from bandmeter.config.tables import Source
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.service import sources
 
 DISK_BYTES_MIN = 2**30  # free: three weeks of a busy machine's usage, and room for SQLite to work
 AHEAD_MS_MAX = 600_000  # records further ahead of the clock are refused, so newer usage means the clock went back
@@ -44,7 +45,7 @@ def examine(config: Config) -> list[Check]:
         checks.append(
             Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
         )
-    return [*checks, *(_examine_source(config, source) for source in config.sources)]
+    return [*checks, *_examine_sources(config)]
 
 
 def _examine_modes(folder: Path) -> Check:
@@ -75,16 +76,22 @@ def _examine_usage(parts: service.Parts) -> Iterator[Check]:
         yield Check("clock", f"{now:%F %T} UTC")
 
 
-def _examine_source(config: Config, source: Source) -> Check:
+def _examine_sources(config: Config) -> Iterator[Check]:
+    files = sources.find_all(config)
+    shared = {one.second: one.sentence for one in sources.shared(config, files)}
+    for source in config.sources:
+        yield _examine_source(config, source, files[source.name], shared.get(source.name, ""))
+
+
+def _examine_source(config: Config, source: Source, found: list[str], problem: str) -> Check:
     name = f"source {source.name}"
     try:
         service.find_format(config, source.format)
     except BandmeterError as error:
         return Check(name, "", error.sentence)
-    found = service.source_files(config, source)
     hidden = [path for path in found if not os.access(path, os.R_OK)]
     if not found:
         return Check(name, "", f"No file fits {source.path}: mend the path in {config.file}.")
     if hidden:
         return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
-    return Check(name, f"{len(found)} files")
+    return Check(name, f"{len(found)} files", problem)

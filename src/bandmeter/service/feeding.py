@@ -30,6 +30,7 @@ from bandmeter.ingest.files.tail import Tail, Watched
 from bandmeter.ingest.posts import bodies
 from bandmeter.ingest.posts.poster import Poster
 from bandmeter.ingest.posts.server import Counter, Server
+from bandmeter.service import sources
 from bandmeter.service.keeping import Keeper
 from bandmeter.telemetry import counted
 
@@ -99,9 +100,7 @@ def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Ta
             by_host=config.ingest.hosts_per_day > 0,
         )
 
-    watched = [
-        Watched(service.job_of(config, source), service.source_pattern(config, source)) for source in config.sources
-    ]
+    watched = [Watched(service.job_of(config, source), sources.pattern(config, source)) for source in config.sources]
     with (
         contextlib.closing(tools(bodies.CONTENT_BYTES_MAX)) as for_posts,
         contextlib.closing(tools(config.ingest.batch_bytes)) as for_files,
