@@ -16,7 +16,8 @@ from bandmeter.formats import FORMATS
 from bandmeter.ingest.batch.job import Job
 from bandmeter.ingest.batch.scratch import Scratch
 from bandmeter.ingest.batch.tools import Tools
-from bandmeter.ingest.files.tail import RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
+from bandmeter.ingest.files.file import WRONG_FORMAT_LINES
+from bandmeter.ingest.files.tail import NO_FILE, RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
 from bandmeter.store import MemoryStore
 
 NOW_MS = 1_795_392_000_000
@@ -205,3 +206,31 @@ def test_two_sources_may_read_the_two_sides_of_a_file(make):
     assert "by source t" in following.problem("both")
     ever = Span(0, 4_102_444_800)
     assert [following.store.total(1, side, ever).bytes_up for side in Side] == [1, 1]
+
+
+# ---------------------------------------------------------------- sources with something wrong
+
+
+def test_a_source_in_another_format_is_told_and_logged_once(make, capsys):
+    """Though the sentence changes while the file grows."""
+    following = make(("proxy", "*.log", None))
+    for _ in range(3):
+        with (following.folder / "a.log").open("a") as file:
+            file.write("GET / 200\n" * WRONG_FORMAT_LINES)
+        following.go_on(RETRY_SECONDS)
+    assert f"none of its first {3 * WRONG_FORMAT_LINES} lines" in following.problem("proxy")
+    assert capsys.readouterr().out.count("cannot be counted") == 1
+
+
+def test_a_source_without_a_file_is_told_and_logged_once(make, capsys):
+    """Each time that its last one vanishes."""
+    following = make(("proxy", "*.log", None))
+    for _ in range(2):
+        for _ in range(3):
+            following.go_on()
+        assert following.problem("proxy") == NO_FILE
+        following.write("a.log", 1)
+        following.go_on()
+        assert following.problem("proxy") == ""
+        (following.folder / "a.log").unlink()
+    assert capsys.readouterr().out.count(NO_FILE) == 2

@@ -31,6 +31,8 @@ from bandmeter.store import STORES
 from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE, check_finished, check_pair
 
 LIMITS_FILE = "limits.bin"
+LOCK_FILE = "serve.lock"
+SOCKET_FILE = "ingest.sock"  # in the folder that the lock's file names
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
 STOP_SECONDS = 10  # for running answers to end; the slowest takes one
 READY_SECONDS = 5  # for one look at whether the server answers
@@ -305,7 +307,7 @@ def asgi() -> Any:
         ready,
         limiter=limiter,
         metrics=metrics,
-        faults=feed.faults if os.environ.get(feeding.SOCKET) else None,
+        told=feed.told if os.environ.get(feeding.SOCKET) else None,
         kept_bytes=config.server.kept_bytes,
     )
 

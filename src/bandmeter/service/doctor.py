@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from bandmeter import service
 from bandmeter.config import Config
 from bandmeter.config.tables import Source
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.ingest.posts import wire
 from bandmeter.service import sources
 
+SERVER_SECONDS = 2.0  # for a running server to say how it is doing
 DISK_BYTES_MIN = 2**30  # free: three weeks of a busy machine's usage, and room for SQLite to work
 AHEAD_MS_MAX = 600_000  # records further ahead of the clock are refused, so newer usage means the clock went back
 
@@ -78,9 +81,32 @@ def _examine_usage(parts: service.Parts) -> Iterator[Check]:
 
 def _examine_sources(config: Config) -> Iterator[Check]:
     files = sources.find_all(config)
-    shared = {one.second: one.sentence for one in sources.shared(config, files)}
+    problems = _ask_server(config) | {one.second: one.sentence for one in sources.shared(config, files)}
     for source in config.sources:
-        yield _examine_source(config, source, files[source.name], shared.get(source.name, ""))
+        yield _examine_source(config, source, files[source.name], problems.get(source.name, ""))
+
+
+def _ask_server(config: Config) -> dict[str, str]:
+    """What a `serve` that runs on the folder finds wrong with its sources; nothing when none answers."""
+    try:
+        folder = Path((config.data / service.LOCK_FILE).read_text())
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(SERVER_SECONDS)
+            server.connect(str(folder / service.SOCKET_FILE))
+            server.sendall(b"".join(wire.encode_request(wire.Head(), b"")))
+            with server.makefile("rb") as stream:
+                length = wire.decode_answer_length(_read(stream, wire.ANSWER_PREFIX_BYTES))
+                answer = wire.decode_answer(_read(stream, length))
+    except OSError:
+        return {}
+    return dict((answer.body or {}).get("problems", {}))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    found = stream.read(size)
+    if len(found) < size:
+        raise ConnectionError
+    return found
 
 
 def _examine_source(config: Config, source: Source, found: list[str], problem: str) -> Check:

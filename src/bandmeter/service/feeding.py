@@ -35,7 +35,6 @@ from bandmeter.service.keeping import Keeper
 from bandmeter.telemetry import counted
 
 SOCKET = "BANDMETER_FEED_SOCKET"  # where workers find the process
-LOCK_FILE = "serve.lock"
 START_SECONDS = 60.0  # for the process to listen: twice what it may wait for another's transaction
 STOP_SECONDS = 20.0  # for it to count what it has
 # Sockets and the workers' counters are kept in memory where there is such a place: a disk that is full then harms none.
@@ -70,7 +69,10 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
 
         def status() -> dict[str, Any]:
             faults = list(dict.fromkeys(filter(None, (counter.fault, tail.fault))))
-            return {"faults": faults, "sources": {n: _standing(s) for n, s in tail.standings.items()}}
+            standings = tail.standings.items()
+            wrong = {name: one.problem for name, one in standings if one.problem and one.problem not in faults}
+            warning = f"Sources with something wrong: {len(wrong)} of {len(standings)}; `bandmeter doctor` says what."
+            return {"faults": faults, "warnings": [warning] if wrong else [], "problems": wrong}
 
         server = Server(counter, lambda name: service.find_format(config, name), status)
         keeper.start()
@@ -78,10 +80,6 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
             asyncio.run(_listen(server, path))
         finally:
             keeper.stop()
-
-
-def _standing(standing: Any) -> dict[str, Any]:
-    return {"files": standing.files, "waiting_bytes": standing.waiting_bytes, "problem": standing.problem}
 
 
 @contextlib.contextmanager
@@ -139,10 +137,10 @@ def only_one(config: Config) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context((config.data / LOCK_FILE).open("a+"))
+            lock = stack.enter_context((config.data / service.LOCK_FILE).open("a+"))
             folder = _lock(lock, config)
         except OSError as error:
-            sentence = f"{config.data / LOCK_FILE} cannot be used ({error.strerror}): see `bandmeter doctor`."
+            sentence = f"{config.data / service.LOCK_FILE} cannot be used ({error.strerror}): see `bandmeter doctor`."
             raise BandmeterError(errors.UNAVAILABLE, sentence) from error
         stack.enter_context(folder)
         yield folder.name
@@ -196,7 +194,7 @@ class Feeder:
     """Starts the process, and starts it again whenever it ends before it should."""
 
     def __init__(self, folder: str) -> None:
-        self._path = str(Path(folder) / "ingest.sock")
+        self._path = str(Path(folder) / service.SOCKET_FILE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="feeder")
         self._process: subprocess.Popen[bytes] | None = None

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -64,7 +64,7 @@ class _Follower:
         self, tools: Tools, watched: Watched, path: str, identity: Identity, uptime_s: Callable[[], float]
     ) -> None:
         self.watched, self.path = watched, path
-        self.problem = ""
+        self.problem = self._problem_kind = ""
         self.fault = ""  # why the store takes nothing now
         self.is_gone = False
         self.waiting_bytes = 0
@@ -110,19 +110,18 @@ class _Follower:
 
     def _complain(self, error: Exception) -> None:
         if isinstance(error, BandmeterError):
-            sentence = error.sentence
-        else:
-            sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
-        if sentence != self.problem:
-            frames = [] if isinstance(error, BandmeterError | OSError) else telemetry.frames(error)
-            _log.error(
-                "a source cannot be counted",
-                source=self.watched.job.source_name,
-                path=self.path,
-                reason=sentence,
-                **({"frames": frames} if frames else {}),
-            )
-        self.problem = sentence
+            self._tell(error.sentence, error.code)
+            return
+        kind = type(error).__name__
+        sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or kind})."
+        self._tell(sentence, kind, **({} if isinstance(error, OSError) else {"frames": telemetry.frames(error)}))
+
+    def _tell(self, sentence: str, kind: str, **more: Any) -> None:
+        """Say what is wrong, in the log once for each kind: the sentence may change with each line that is written."""
+        if sentence and kind != self._problem_kind:
+            name = self.watched.job.source_name
+            _log.error("a source cannot be counted", source=name, path=self.path, reason=sentence, **more)
+        self.problem, self._problem_kind = sentence, kind
 
     def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
         status = self._status()
@@ -140,7 +139,8 @@ class _Follower:
             return True
         before = run.state.position
         run.count(self._direct.put, lambda *_: not should_stop() and self._uptime_s() < until)
-        self.problem = self._problem_of(run)
+        problem = next((note for note in run.notes if note.startswith("CANNOT")), "")
+        self._tell(problem, "unmeterable" if problem else "")
         if not run.is_stopped:
             self.waiting_bytes = 0
             self._seen = _change(status)
@@ -177,10 +177,6 @@ class _Follower:
         self._direct = Direct(self._tools.store, run.state.number)
         self._run = run
         return run
-
-    @staticmethod
-    def _problem_of(run: FileRun) -> str:
-        return next((note for note in run.notes if note.startswith("CANNOT")), "")
 
 
 def _change(status: os.stat_result) -> tuple[int, int]:
