@@ -632,6 +632,21 @@ def test_doctor_says_what_is_wrong_and_what_to_do(counted, run, data, monkeypatc
     assert "nowhere/*.log" in wrong["source gone"]
 
 
+@pytest.mark.usefixtures("counted")
+def test_doctor_names_the_folder_however_it_was_given(run, data, monkeypatch):
+    """Whoever reads it may not know where it was asked."""
+    (data / "bandmeter.toml").write_text("[[source]]\nname = 'gone'\nformat = 'jsonl'\npath = '*.log'\n")
+    (data / "usage.db").chmod(0o644)
+    monkeypatch.chdir(data.parent)
+    monkeypatch.setenv("BANDMETER_DATA", data.name)
+    found = checks(run, status=1)
+    assert found["data folder"]["seen"] == str(data)
+    assert f"{data}/usage.db: run `chmod -R go-rwx {data}`" in found["file modes"]["problem"]
+    assert found["source gone"]["problem"] == f"No file fits {data}/*.log: mend the path in {data}/bandmeter.toml."
+    monkeypatch.setenv("BANDMETER_DATA", "nowhere")
+    assert f"no folder {data.parent}/nowhere" in checks(run, status=1)["data folder"]["problem"]
+
+
 def test_doctor_finds_resolutions_that_disagree(counted, run, data):
     with sqlite3.connect(data / "usage.db") as raw:
         raw.execute("UPDATE usage_day SET target_bytes_up = target_bytes_up + 1")

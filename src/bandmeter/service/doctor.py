@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import shutil
@@ -33,13 +34,18 @@ class Check(NamedTuple):
 
 
 def examine(config: Config) -> list[Check]:
-    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do."""
+    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do.
+
+    Its paths are absolute: what it says may be read elsewhere than where it was asked.
+    """
+    file = config.file.absolute() if config.file else None
+    config = dataclasses.replace(config, data=config.data.absolute(), file=file)
     folder = config.data
     if not folder.is_dir():
         return [Check("data folder", "", f"There is no folder {folder}: name it with --data, or add an account.")]
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return [Check("data folder", "", f"{folder} cannot be written: give it to this user with chown.")]
-    checks = [Check("data folder", str(folder.absolute())), _examine_modes(folder), _examine_disk(folder)]
+    checks = [Check("data folder", str(folder)), _examine_modes(folder), _examine_disk(folder)]
     try:
         with service.open_parts(config) as parts:
             count = len(parts.catalog.zones())
@@ -117,7 +123,7 @@ def _examine_source(config: Config, source: Source, found: list[str], problem: s
         return Check(name, "", error.sentence)
     hidden = [path for path in found if not os.access(path, os.R_OK)]
     if not found:
-        return Check(name, "", f"No file fits {source.path}: mend the path in {config.file}.")
+        return Check(name, "", f"No file fits {sources.pattern(config, source)}: mend the path in {config.file}.")
     if hidden:
         return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
     return Check(name, f"{len(found)} files", problem)
