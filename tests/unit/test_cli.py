@@ -11,11 +11,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from array import array
 
 import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
+from bandmeter.domain.contracts import POSTED, Batch, SourceState
+from bandmeter.domain.usage import Outcomes
 from bandmeter.service import doctor, sources
 
 NOW = "2022-11-22T11:35:32Z"
@@ -414,11 +417,14 @@ def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(a
         for name, reported_ms in (("a", (0, hour_ms)), ("b", (0, 5 * hour_ms, 6 * hour_ms))):
             for ms in reported_ms:
                 parts.store.cover({name: start_ms + ms}, gap_ms=hour_ms)
+            log = SourceState(0, name, "jsonl", "x", b"x", 1, b"", 1, "", Outcomes(), start_ms, None, "")
+            for state in (log, log._replace(head=POSTED, newest_ms=start_ms + hour_ms)):  # somebody posts as `name`
+                parts.store.write(Batch(state._replace(position=0), state, array("q"), {}, [], start_ms))
     monkeypatch.setenv("BANDMETER_NOW", "2026-11-20T06:00:10Z")
     assert json.loads(done("sources", "--json"))["followed"] == [
         {
             "source": "a",
-            "newest": None,
+            "newest": "2026-11-20T00:00:00.000Z",
             "reported": "2026-11-20T01:00:00.000Z",
             "lag_seconds": 5 * 3600 + 10,
             "gaps": [],
@@ -426,7 +432,7 @@ def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(a
         {"source": "new", "newest": None, "reported": None, "lag_seconds": None, "gaps": []},
         {
             "source": "b",
-            "newest": None,
+            "newest": "2026-11-20T00:00:00.000Z",
             "reported": "2026-11-20T06:00:00.000Z",
             "lag_seconds": 10,
             "gaps": [{"from": "2026-11-20T00:00:00Z", "to": "2026-11-20T05:00:00Z"}],

@@ -17,7 +17,7 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span, format_time
 from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest import FileReport, Job
-from bandmeter.reports.folding import gaps
+from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.service import sources as configured
 
 REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
@@ -136,10 +136,9 @@ def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
 def _followed_rows(parts: service.Parts) -> list[dict[str, Any]]:
     """Of each source that `serve` follows, or followed, up to when all that it had was counted, and the last gaps."""
     now_ms = service.clock_ms()
-    newest_ms: dict[str, int] = {}
+    known: dict[str, list[SourceState]] = {}
     for source in parts.store.sources():
-        if source.newest_ms is not None:
-            newest_ms[source.name] = max(source.newest_ms, newest_ms.get(source.name, 0))
+        known.setdefault(source.name, []).append(source)
     coverage = parts.store.coverage(0, now_ms + 1)
     week = Span(now_ms // 1000 - GAPS_SECONDS, now_ms // 1000)
     rows = []
@@ -150,7 +149,7 @@ def _followed_rows(parts: service.Parts) -> list[dict[str, Any]]:
         rows.append(
             {
                 "source": name,
-                "newest": output.time_of_ms(newest_ms.get(name)),
+                "newest": output.time_of_ms(newest_ms(known.get(name, []), is_followed=True)),
                 "reported": output.time_of_ms(reported_ms),
                 "lag_seconds": None if reported_ms is None else max(0, now_ms - reported_ms) // 1000,
                 "gaps": [{"from": format_time(gap.start), "to": format_time(gap.end)} for gap in found],
