@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 
 import pytest
 
@@ -17,7 +18,7 @@ from bandmeter.ingest.batch.job import Job
 from bandmeter.ingest.batch.scratch import Scratch
 from bandmeter.ingest.batch.tools import Tools
 from bandmeter.ingest.files.file import WRONG_FORMAT_LINES
-from bandmeter.ingest.files.tail import NO_FILE, RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
+from bandmeter.ingest.files.tail import IDLE_SECONDS, NO_FILE, RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
 from bandmeter.store import MemoryStore
 
 NOW_MS = 1_795_392_000_000
@@ -157,6 +158,31 @@ def test_a_file_that_breaks_something_stops_no_other(following, monkeypatch):
     assert following.tail.standings["proxy"].problem == f"{following.folder}/a.log cannot be read (TypeError)."
     following.go_on(RETRY_SECONDS)
     assert (following.total, following.tail.standings["proxy"].problem) == (321, "")
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["while it is followed", "while nobody looked"])
+def test_a_source_stands_where_its_file_was_seen_last(make, is_known):
+    """Also when nothing was written since it was renamed, and when something is written after that."""
+    following = make(("proxy", "*.log*", None))
+
+    def paths():
+        return [os.path.relpath(state.path, following.folder) for state in following.store.sources()]
+
+    following.write("a.log", 1)
+    following.go_on()
+    if is_known:
+        following.tail.close()
+    (following.folder / "a.log").rename(following.folder / "a.log.1")
+    following.go_on()
+    assert paths() == ["a.log.1"]
+    following.write("a.log.1", 20)
+    following.write("a.log", 300)
+    following.go_on()
+    assert (paths(), following.total) == (["a.log.1", "a.log"], 321)
+    following.go_on(IDLE_SECONDS + 1)  # they are closed now
+    (following.folder / "a.log.1").rename(following.folder / "a.log.2")
+    following.go_on()
+    assert paths() == ["a.log.2", "a.log"]
 
 
 # ---------------------------------------------------------------- files that fit two sources

@@ -214,6 +214,9 @@ class Store(Protocol):
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""
 
+    def note_path(self, source: int, path: str) -> None:
+        """Note where a source's content was seen, of which nothing new was counted."""
+
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""
 

@@ -64,6 +64,7 @@ class _Follower:
         self, tools: Tools, watched: Watched, path: str, identity: Identity, uptime_s: Callable[[], float]
     ) -> None:
         self.watched, self.path = watched, path
+        self._stored_path = path
         self.problem = self._problem_kind = ""
         self.fault = ""  # why the store takes nothing now
         self.is_gone = False
@@ -94,6 +95,7 @@ class _Follower:
             return False
         try:
             has_counted = self._step(should_stop, now + TURN_SECONDS)
+            self._note_path()
         except Moved:
             self.close()  # and looked up again, at once
             return True
@@ -149,6 +151,14 @@ class _Follower:
         run.is_stopped = False
         return run.state.position > before
 
+    def _note_path(self) -> None:
+        """Tell the store of the path where the file is now, when it knows another."""
+        if self._direct.number and self._stored_path != self.path:
+            self._tools.store.note_path(self._direct.number, self.path)
+            self._stored_path = self.path
+            if self._run:
+                self._run.rename(self.path)
+
     def _status(self) -> os.stat_result | None:
         """Of the file; None while it is not open and another has its path, until the next look for new names."""
         try:
@@ -175,7 +185,7 @@ class _Follower:
             self._stable = _change(status)  # it may still be written: looked at again in the next round
             return None
         self._direct = Direct(self._tools.store, run.state.number)
-        self._run = run
+        self._run, self._stored_path = run, run.found.state.path
         return run
 
 
