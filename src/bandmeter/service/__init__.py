@@ -259,6 +259,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_SECONDS,
     )
+    os.register_at_fork(after_in_child=feeding.end_when_told)  # until a worker can finish what it answers
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:
         with feeding.only_one(config) as folder:

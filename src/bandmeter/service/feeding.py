@@ -120,8 +120,9 @@ async def _listen(server: Server, path: Path) -> None:
     # The parent holds the other end of this pipe: when it has gone, however it went, there is an end to read.
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopping.set)
     await server.start(path)
-    sys.stdout.write("listening\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone already
+        sys.stdout.write("listening\n")
+        sys.stdout.flush()
     await stopping.wait()
     await server.stop()
 
@@ -175,6 +176,15 @@ def running(folder: str) -> Iterator[None]:
         yield
     finally:
         feeder.stop()
+
+
+def end_when_told() -> None:
+    """Have a process that was just forked end by a signal, as long as it has nothing to finish.
+
+    It inherits its parent's way of taking signals, which would only note them: it would start, and not know.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def end_with_parent() -> None:
