@@ -274,6 +274,7 @@ class Tail:
             standing.problem = of_path or next((follower.problem for follower in mine if follower.problem), "")
             if not standing.waiting_bytes and not standing.problem:
                 standing.caught_up_s = self._tools.clock_ms() / 1000
-            if of_path and not self._told[name]:  # of a file its follower tells
+            kind = "shared" if name in self._shared else of_path  # a sentence of two sources may change all the time
+            if kind and kind != self._told[name]:  # of a file its follower tells
                 _log.error("a source cannot be counted", source=name, reason=of_path)
-            self._told[name] = of_path
+            self._told[name] = kind
