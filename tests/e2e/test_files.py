@@ -93,6 +93,7 @@ def test_the_same_content_under_another_name(meter, log, tmp_path, how):
     how(log, other)
     assert meter.feed(other).outcomes == again(100)
     assert counted(meter) == sums((0, 100))
+    assert [state.path for state in meter.store.sources()] == [str(other)]  # where it was last seen
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])

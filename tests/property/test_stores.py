@@ -106,6 +106,8 @@ class Twins:
             assert self.do("write", batch._replace(before=late)) == 0
         elif name == "duplicates" and rest[0] in self.states:
             self.do("note_duplicates", self.states[rest[0]].number, rest[1])
+            self.do("note_path", self.states[rest[0]].number, f"seen{rest[1]}.log")
+            self.do("has_path", self.states[rest[0]].name, f"seen{rest[1]}.log")
         elif name == "number":
             self.do("number_identities", [(identity, SIDED) for identity in rest[0]], rest[1])
         elif name == "claim" and rest[0] not in self.claimed:

@@ -11,12 +11,15 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from array import array
 
 import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
-from bandmeter.service import doctor
+from bandmeter.domain.contracts import POSTED, Batch, SourceState
+from bandmeter.domain.usage import Outcomes
+from bandmeter.service import doctor, sources
 
 NOW = "2022-11-22T11:35:32Z"
 LINES = [
@@ -414,11 +417,14 @@ def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(a
         for name, reported_ms in (("a", (0, hour_ms)), ("b", (0, 5 * hour_ms, 6 * hour_ms))):
             for ms in reported_ms:
                 parts.store.cover({name: start_ms + ms}, gap_ms=hour_ms)
+            log = SourceState(0, name, "jsonl", "x", b"x", 1, b"", 1, "", Outcomes(), start_ms, None, "")
+            for state in (log, log._replace(head=POSTED, newest_ms=start_ms + hour_ms)):  # somebody posts as `name`
+                parts.store.write(Batch(state._replace(position=0), state, array("q"), {}, [], start_ms))
     monkeypatch.setenv("BANDMETER_NOW", "2026-11-20T06:00:10Z")
     assert json.loads(done("sources", "--json"))["followed"] == [
         {
             "source": "a",
-            "newest": None,
+            "newest": "2026-11-20T00:00:00.000Z",
             "reported": "2026-11-20T01:00:00.000Z",
             "lag_seconds": 5 * 3600 + 10,
             "gaps": [],
@@ -426,7 +432,7 @@ def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(a
         {"source": "new", "newest": None, "reported": None, "lag_seconds": None, "gaps": []},
         {
             "source": "b",
-            "newest": None,
+            "newest": "2026-11-20T00:00:00.000Z",
             "reported": "2026-11-20T06:00:00.000Z",
             "lag_seconds": 10,
             "gaps": [{"from": "2026-11-20T00:00:00Z", "to": "2026-11-20T05:00:00Z"}],
@@ -460,7 +466,7 @@ def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, dat
     (data / "bandmeter.toml").write_text(
         f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl*'\n"
     )
-    listed, moved = service.source_files, tmp_path / "a.jsonl.1"
+    listed, moved = sources.find, tmp_path / "a.jsonl.1"
 
     def list_and_rename(*arguments):
         files = listed(*arguments)
@@ -468,7 +474,7 @@ def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, dat
         return files
 
     with monkeypatch.context() as patched:
-        patched.setattr(service, "source_files", list_and_rename)
+        patched.setattr(sources, "find", list_and_rename)
         status, out, err = run("ingest", "--json")
     assert status == 0
     assert json.loads(out)["total"]["received"] == 0
@@ -632,6 +638,21 @@ def test_doctor_says_what_is_wrong_and_what_to_do(counted, run, data, monkeypatc
     assert "nowhere/*.log" in wrong["source gone"]
 
 
+@pytest.mark.usefixtures("counted")
+def test_doctor_names_the_folder_however_it_was_given(run, data, monkeypatch):
+    """Whoever reads it may not know where it was asked."""
+    (data / "bandmeter.toml").write_text("[[source]]\nname = 'gone'\nformat = 'jsonl'\npath = '*.log'\n")
+    (data / "usage.db").chmod(0o644)
+    monkeypatch.chdir(data.parent)
+    monkeypatch.setenv("BANDMETER_DATA", data.name)
+    found = checks(run, status=1)
+    assert found["data folder"]["seen"] == str(data)
+    assert f"{data}/usage.db: run `chmod -R go-rwx {data}`" in found["file modes"]["problem"]
+    assert found["source gone"]["problem"] == f"No file fits {data}/*.log: mend the path in {data}/bandmeter.toml."
+    monkeypatch.setenv("BANDMETER_DATA", "nowhere")
+    assert f"no folder {data.parent}/nowhere" in checks(run, status=1)["data folder"]["problem"]
+
+
 def test_doctor_finds_resolutions_that_disagree(counted, run, data):
     with sqlite3.connect(data / "usage.db") as raw:
         raw.execute("UPDATE usage_day SET target_bytes_up = target_bytes_up + 1")
@@ -699,3 +720,49 @@ def test_a_source_of_a_zone_that_there_is_not_is_read_by_nobody(done, fails, dat
 def test_a_source_without_a_file_is_told(acme, run, data, tmp_path):
     (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'edge1'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsnl'\n")
     assert "Source edge1: no file fits" in run("ingest")[2]
+
+
+BOTH = "".join(f"[[source]]\nname = '{{}}'\nformat = 'jsonl'\npath = '{{}}/{p}'\n{{}}\n" for p in ("*", "*.jsonl"))
+
+
+def write_sources(data, folder, *sides):
+    """Two sources, `whole` and `part`, whose paths a file in `folder` fits."""
+    first, second = sides or ("", "")
+    (data / "bandmeter.toml").write_text(BOTH.format("whole", folder, first, "part", folder, second))
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """A log with one record, in a folder of its own."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u1", **LINES[0][2]}) + "\n")
+    return folder / "a.jsonl"
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_file_that_fits_two_sources_is_refused_before_anything_is_counted(done, fails, data, run, logged):
+    """It would be counted twice; the error names the file and both sources, and `doctor` says the same."""
+    write_sources(data, logged.parent)
+    for command in ("ingest", "serve"):
+        assert f"{logged} would be counted by source whole and by source part" in fails(command)
+    assert json.loads(done("sources", "--json"))["sources"] == []
+    assert "by source whole" in checks(run, status=1)["source part"]["problem"]
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_configured_file_is_not_counted_under_another_name(done, fails, data, logged):
+    """By whatever path; under the source's own name it may be."""
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'e'\nformat = 'jsonl'\npath = '{logged.parent}/*'\n")
+    other = logged.parent.parent / "linked.jsonl"
+    other.symlink_to(logged)
+    assert "would be counted by source e and by source files" in fails("ingest", "--format", "jsonl", other)
+    command = ("ingest", "--json", "--format", "jsonl", "--source", "e", other)
+    assert json.loads(done(*command))["total"]["counted"] == 1
+
+
+@pytest.mark.usefixtures("acme")
+def test_two_sources_may_count_the_two_sides_of_a_file(done, data, run, logged):
+    write_sources(data, logged.parent, "side = 'target'", "side = 'client'")
+    assert json.loads(done("ingest", "--json"))["total"]["received"] == 2
+    assert checks(run)["source part"]["ok"]

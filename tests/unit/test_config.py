@@ -89,6 +89,7 @@ def test_another_file_may_be_named(tmp_path):
         ("[[source]]\nname = 'a'\nformat = 'squid'\npath = 'x'\nspread = 1", "source[0].spread"),
         (FORMAT + FORMAT.replace("mine", "more").replace("split", "spilt"), "format[1].spilt"),
         (FORMAT + FORMAT, "format[1].name"),
+        ("[[source]]\nname = 'a'\nformat = 'squid'\npath = 'x'\n" * 2, "source[1].name"),
         (FORMAT.replace('"tab"', "5"), "format[0].split"),
         (FORMAT.replace('"client"', '"both"'), "format[0].side"),
         (FORMAT.replace('["at", "user", "sent"]', '"at"'), "format[0].columns"),

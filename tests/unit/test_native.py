@@ -7,6 +7,7 @@ import csv
 import datetime as dt
 import io
 import itertools
+import json
 import math
 import random
 import sys
@@ -22,7 +23,7 @@ import pytest
 
 from bandmeter.catalog import Catalog
 from bandmeter.domain import usage
-from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.contracts import EVERY_ACCOUNT, POSTED, Batch, Call, SourceState
 from bandmeter.domain.tenancy import Account, Scope, ZoneStatus
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
@@ -30,6 +31,7 @@ from bandmeter.store import MemoryStore
 from bandmeter.web import native
 from bandmeter.web.app import build
 from bandmeter.web.native import rates
+from bandmeter.web.native import sources as native_sources
 from bandmeter.web.native import usage as native_usage
 
 NOW = dt.datetime(2026, 11, 22, 12, 2, tzinfo=dt.UTC)
@@ -497,3 +499,20 @@ def test_an_operators_key_is_refused_where_an_endpoint_has_no_use_for_it(ask):
     """All of the native API has; what it sees is everything."""
     for who, path in itertools.product(("", "admin"), ("/v1/usage", "/v1/zones")):
         assert ask(path, who=who).status_code == 200
+
+
+# ---------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize(("is_followed", "newest"), [(True, "1970-01-01T00:00:01Z"), (False, "1970-01-01T00:00:02Z")])
+def test_who_posts_under_a_followed_sources_name_makes_it_no_newer(is_followed, newest):
+    """Else a log that is silent would look alive; of what nobody follows the newest of all is told."""
+    store = MemoryStore()
+    for head, newest_ms in ((b"x", 1_000), (POSTED, 2_000)):
+        after = SOURCE._replace(head=head, position=1, newest_ms=newest_ms)
+        store.write(Batch(SOURCE, after, array("q"), {}, [], 11_000))
+    if is_followed:
+        store.cover({"t": NOW_S * 1000}, gap_ms=1)
+    reply = native_sources.respond(Reports(None, store, PRICES), None, Call(EVERY_ACCOUNT, {}, NOW_S * 1000 + 300_000))
+    (row,) = json.loads(reply.body)["rows"]
+    assert (row["source"], row["files"], row["newest"]) == ("t", 2, newest)

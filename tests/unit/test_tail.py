@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 
 import pytest
 
@@ -15,7 +17,8 @@ from bandmeter.formats import FORMATS
 from bandmeter.ingest.batch.job import Job
 from bandmeter.ingest.batch.scratch import Scratch
 from bandmeter.ingest.batch.tools import Tools
-from bandmeter.ingest.files.tail import RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
+from bandmeter.ingest.files.file import WRONG_FORMAT_LINES
+from bandmeter.ingest.files.tail import IDLE_SECONDS, NO_FILE, RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
 from bandmeter.store import MemoryStore
 
 NOW_MS = 1_795_392_000_000
@@ -25,19 +28,24 @@ FULL = "The usage store cannot be used now (database or disk is full)."
 class Following:
     """A tail over `folder`, at a time that stands still until it is told to pass."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, sources):
         self.folder, self.store, self.uptime_s = folder, MemoryStore(), 0.0
         self.tools = Tools(
             self.store, lambda: [Zone(1, "acme", "res", "res")], lambda: NOW_MS, folder, 1 << 20, version=lambda: 1
         )
-        job = Job(FORMATS["jsonl"], "proxy", "acme", "res")
-        self.tail = Tail(self.tools, [Watched(job, f"{folder}/*.log*")], lambda: self.uptime_s)
+        watched = [
+            Watched(Job(FORMATS["jsonl"], name, "acme", "res", side=side), f"{folder}/{pattern}")
+            for name, pattern, side in sources
+        ]
+        self.tail = Tail(self.tools, watched, lambda: self.uptime_s)
 
     def write(self, name, *numbers):
         """Append a line for each number."""
         with (self.folder / name).open("a") as file:
             for number in numbers:
-                file.write(f'{{"time": {NOW_MS // 1000 - number}, "bytes_up": {number}, "bytes_down": 0}}\n')
+                record = {"time": NOW_MS // 1000 - number}
+                record |= {f"{side}_bytes_up": number for side in Side} | {f"{side}_bytes_down": 0 for side in Side}
+                file.write(json.dumps(record) + "\n")
 
     def go_on(self, seconds=SCAN_SECONDS):
         """Let time pass, and look at the files until nothing more is found."""
@@ -49,12 +57,27 @@ class Following:
     def total(self):
         return self.store.total(1, Side.TARGET, Span(0, 4_102_444_800)).bytes_up
 
+    def problem(self, name):
+        return self.tail.standings[name].problem
+
 
 @pytest.fixture
-def following(tmp_path):
-    made = Following(tmp_path)
-    with contextlib.closing(made.tools), contextlib.closing(made.tail):
+def make(tmp_path):
+    """Make a tail of sources, each a name, a pattern, and a side or None."""
+    with contextlib.ExitStack() as stack:
+
+        def made(*sources):
+            following = Following(tmp_path, sources)
+            stack.enter_context(contextlib.closing(following.tools))
+            stack.enter_context(contextlib.closing(following.tail))
+            return following
+
         yield made
+
+
+@pytest.fixture
+def following(make):
+    return make(("proxy", "*.log*", None))
 
 
 def test_what_was_renamed_before_it_was_opened_is_read_and_what_took_its_name_too(following, monkeypatch):
@@ -135,3 +158,106 @@ def test_a_file_that_breaks_something_stops_no_other(following, monkeypatch):
     assert following.tail.standings["proxy"].problem == f"{following.folder}/a.log cannot be read (TypeError)."
     following.go_on(RETRY_SECONDS)
     assert (following.total, following.tail.standings["proxy"].problem) == (321, "")
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["while it is followed", "while nobody looked"])
+def test_a_source_stands_where_its_file_was_seen_last(make, is_known):
+    """Also when nothing was written since it was renamed, and when something is written after that."""
+    following = make(("proxy", "*.log*", None))
+
+    def paths():
+        return [os.path.relpath(state.path, following.folder) for state in following.store.sources()]
+
+    following.write("a.log", 1)
+    following.go_on()
+    if is_known:
+        following.tail.close()
+    (following.folder / "a.log").rename(following.folder / "a.log.1")
+    following.go_on()
+    assert paths() == ["a.log.1"]
+    following.write("a.log.1", 20)
+    following.write("a.log", 300)
+    following.go_on()
+    assert (paths(), following.total) == (["a.log.1", "a.log"], 321)
+    following.go_on(IDLE_SECONDS + 1)  # they are closed now
+    (following.folder / "a.log.1").rename(following.folder / "a.log.2")
+    following.go_on()
+    assert paths() == ["a.log.2", "a.log"]
+
+
+# ---------------------------------------------------------------- files that fit two sources
+
+
+def test_a_file_that_fits_two_sources_is_counted_by_the_first(make, capsys):
+    """The second says so, once in the log, and counts what is its alone; also of a file that came later."""
+    following = make(("a", "a*.log", None), ("b", "*.log", None))
+    following.go_on()
+    assert following.problem("b") == NO_FILE
+    following.write("b.log", 1)
+    following.write("ab.log", 20)
+    (following.folder / "another.log").hardlink_to(following.folder / "ab.log")
+    following.go_on()
+    following.write("b.log", 300)
+    for _ in range(3):
+        following.go_on()
+    assert following.total == 321
+    assert following.problem("a") == ""
+    assert "is counted by source a, whose path it fits too" in following.problem("b")
+    assert capsys.readouterr().out.count("too: mend") == 1
+    for name in ("ab.log", "another.log"):
+        (following.folder / name).unlink()
+    following.go_on()
+    assert following.problem("b") == ""
+
+
+def test_a_file_stays_with_the_source_that_counts_it(make):
+    """Whatever it is called later, while it is open."""
+    following = make(("a", "a*.log", None), ("b", "b*.log", None))
+    following.write("b.log", 1)
+    following.go_on()
+    (following.folder / "a.log").hardlink_to(following.folder / "b.log")
+    following.go_on()
+    assert "by source b" in following.problem("a")
+    (following.folder / "b.log").unlink()
+    following.write("a.log", 20)
+    following.go_on()
+    assert following.total == 21
+
+
+def test_two_sources_may_read_the_two_sides_of_a_file(make):
+    """Neither side is counted twice; a third source would be."""
+    following = make(("t", "*.log", Side.TARGET), ("c", "*.log", Side.CLIENT), ("both", "*.log", None))
+    following.write("a.log", 1)
+    following.go_on()
+    assert [following.problem(name) for name in ("t", "c")] == ["", ""]
+    assert "by source t" in following.problem("both")
+    ever = Span(0, 4_102_444_800)
+    assert [following.store.total(1, side, ever).bytes_up for side in Side] == [1, 1]
+
+
+# ---------------------------------------------------------------- sources with something wrong
+
+
+def test_a_source_in_another_format_is_told_and_logged_once(make, capsys):
+    """Though the sentence changes while the file grows."""
+    following = make(("proxy", "*.log", None))
+    for _ in range(3):
+        with (following.folder / "a.log").open("a") as file:
+            file.write("GET / 200\n" * WRONG_FORMAT_LINES)
+        following.go_on(RETRY_SECONDS)
+    assert f"none of its first {3 * WRONG_FORMAT_LINES} lines" in following.problem("proxy")
+    assert capsys.readouterr().out.count("cannot be counted") == 1
+
+
+def test_a_source_without_a_file_is_told_and_logged_once(make, capsys):
+    """Each time that its last one vanishes."""
+    following = make(("proxy", "*.log", None))
+    for _ in range(2):
+        for _ in range(3):
+            following.go_on()
+        assert following.problem("proxy") == NO_FILE
+        following.write("a.log", 1)
+        following.go_on()
+        assert following.problem("proxy") == ""
+        (following.folder / "a.log").unlink()
+    assert capsys.readouterr().out.count(NO_FILE) == 2

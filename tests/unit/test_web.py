@@ -51,8 +51,9 @@ def key(catalog):
     return catalog.add_key("acme", Scope.READ, None, 0)
 
 
-def make(catalog, reports=None, health=list, dialects=DIALECTS):
-    return build(reports or Reports(catalog, MemoryStore(), PRICES), catalog, dialects, lambda: NOW_S * 1000, health)
+def make(catalog, reports=None, health=list, dialects=DIALECTS, told=None):
+    reports = reports or Reports(catalog, MemoryStore(), PRICES)
+    return build(reports, catalog, dialects, lambda: NOW_S * 1000, health, told=told)
 
 
 def ask(app, *paths, method="GET", key=None):
@@ -81,6 +82,21 @@ def test_readyz_says_whether_it_can_answer(catalog):
     assert (answer.status_code, answer.json()) == (200, {"ready": True, "faults": []})
     answer = ask(make(catalog, health=lambda: ["The disk is full."]), "/readyz")
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "faults": ["The disk is full."]})
+
+
+def test_readyz_tells_what_is_wrong_with_ingest(catalog):
+    """A fault makes it not ready; of a warning there is a word only where there is one."""
+
+    def ready(faults, warnings):
+        async def told():
+            return faults, warnings
+
+        answer = ask(make(catalog, told=told), "/readyz")
+        return answer.status_code, answer.json()
+
+    assert ready([], []) == (200, {"ready": True, "faults": []})
+    assert ready([], ["odd"]) == (200, {"ready": True, "faults": [], "warnings": ["odd"]})
+    assert ready(["full"], []) == (503, {"ready": False, "faults": ["full"]})
 
 
 def test_whoever_asks_for_the_root_is_sent_to_the_docs(catalog):

@@ -17,7 +17,8 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span, format_time
 from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest import FileReport, Job
-from bandmeter.reports.folding import gaps
+from bandmeter.reports.folding import gaps, newest_ms
+from bandmeter.service import sources as configured
 
 REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
 UNATTRIBUTED_SHOWN = 20
@@ -51,12 +52,16 @@ def ingest(
         raise BandmeterError(errors.INPUT_INVALID, "Files and --format belong together: give both, or neither.")
     reports: list[FileReport] = []
     with opened(context, create=True) as parts, progress.Shown() as shown:
+        found = configured.find_all(parts.config)
+        if files:
+            found[source] = [*found.get(source, []), *files]
+        configured.check_apart(parts.config, found)
         if files and format_name:
             names = tuple(columns.split(",")) if columns else ()
             job = Job(service.find_format(parts.config, format_name), source, account, zone, names)
             reports += service.ingest(parts, job, files, shown.of)
         else:
-            _ingest_configured(parts, shown, reports)
+            _ingest_configured(parts, found, shown, reports)
     _print_reports(reports, as_json=as_json)
     if any(report.is_stopped for report in reports):
         output.complain("Stopped between two batches: give the same command again to go on.")
@@ -67,14 +72,16 @@ def ingest(
         raise typer.Exit(REJECTED)
 
 
-def _ingest_configured(parts: service.Parts, shown: progress.Shown, reports: list[FileReport]) -> None:
+def _ingest_configured(
+    parts: service.Parts, found: dict[str, list[str]], shown: progress.Shown, reports: list[FileReport]
+) -> None:
     if not parts.config.sources:
         sentence = "There is nothing to ingest: name files and their --format, or configure a [[source]]."
         raise BandmeterError(errors.INPUT_INVALID, sentence)
     for source in parts.config.sources:
-        files = service.source_files(parts.config, source)
+        files = found[source.name]
         if not files:
-            output.complain(f"Source {source.name}: no file fits {service.source_pattern(parts.config, source)}.")
+            output.complain(f"Source {source.name}: no file fits {configured.pattern(parts.config, source)}.")
         for report in service.ingest(parts, service.job_of(parts.config, source), files, shown.of):
             if report.error and not Path(report.path).exists():  # it was there when the files were listed
                 report = report._replace(error="", notes=(*report.notes, MOVED))  # noqa: PLW2901 - the same file's
@@ -129,10 +136,9 @@ def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
 def _followed_rows(parts: service.Parts) -> list[dict[str, Any]]:
     """Of each source that `serve` follows, or followed, up to when all that it had was counted, and the last gaps."""
     now_ms = service.clock_ms()
-    newest_ms: dict[str, int] = {}
+    known: dict[str, list[SourceState]] = {}
     for source in parts.store.sources():
-        if source.newest_ms is not None:
-            newest_ms[source.name] = max(source.newest_ms, newest_ms.get(source.name, 0))
+        known.setdefault(source.name, []).append(source)
     coverage = parts.store.coverage(0, now_ms + 1)
     week = Span(now_ms // 1000 - GAPS_SECONDS, now_ms // 1000)
     rows = []
@@ -143,7 +149,7 @@ def _followed_rows(parts: service.Parts) -> list[dict[str, Any]]:
         rows.append(
             {
                 "source": name,
-                "newest": output.time_of_ms(newest_ms.get(name)),
+                "newest": output.time_of_ms(newest_ms(known.get(name, []), is_followed=True)),
                 "reported": output.time_of_ms(reported_ms),
                 "lag_seconds": None if reported_ms is None else max(0, now_ms - reported_ms) // 1000,
                 "gaps": [{"from": format_time(gap.start), "to": format_time(gap.end)} for gap in found],

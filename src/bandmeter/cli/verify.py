@@ -12,7 +12,7 @@ from bandmeter import service
 from bandmeter.cli import output, progress
 from bandmeter.cli.session import Json, opened
 from bandmeter.ingest import Job
-from bandmeter.service import Parts
+from bandmeter.service import Parts, sources
 from bandmeter.verify import DAYS, Candidate, Findings, Recount, check_days, check_sources, check_zones
 
 FOUND = 1  # the exit status
@@ -65,7 +65,7 @@ def _find_job(parts: Parts, name: str, log_format: str) -> Job:
 def _candidates(parts: Parts) -> Iterator[Candidate]:
     """The files of the configured sources: a log that was rotated is known by its content."""
     for source in parts.config.sources:
-        for path in service.source_files(parts.config, source):
+        for path in sources.find(parts.config, source):
             yield Candidate(source.name, source.format, path)
 
 

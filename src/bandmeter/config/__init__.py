@@ -149,7 +149,8 @@ def load(environment: Mapping[str, str], data: str | None = None, options: Mappi
         origins |= found
     sources = tuple(read_source(*entry, str(file)) for entry in listed(document, "source", str(file)))
     formats = tuple(read_format(*entry, str(file)) for entry in listed(document, "format", str(file)))
-    check_names(formats, str(file))
+    check_names("source", sources, str(file))
+    check_names("format", formats, str(file))
     if not _is_address(sections["limits"].server):  # not shown: it may hold a password
         refuse("limits.server", origins["limits.server"], "takes an address such as redis://host:6379/0")
     return Config(folder, file, **sections, key_limits=key_limits, sources=sources, formats=formats, origins=origins)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from bandmeter.domain import errors
@@ -119,13 +119,13 @@ def read_format(table: dict[str, Any], path: str, file: str) -> Format:
     )
 
 
-def check_names(formats: tuple[Format, ...], file: str) -> None:
-    """Raise `input_invalid` when two formats have one name."""
+def check_names(kind: str, entries: Sequence[Source | Format], file: str) -> None:
+    """Raise `input_invalid` when two sources, or two formats, have one name."""
     seen = set()
-    for n, log_format in enumerate(formats):
-        if log_format.name in seen:
-            refuse(f"format[{n}].name", file, f"a format of the name {log_format.name!r} stands above already")
-        seen.add(log_format.name)
+    for n, entry in enumerate(entries):
+        if entry.name in seen:
+            refuse(f"{kind}[{n}].name", file, f"a {kind} of the name {entry.name!r} stands above already")
+        seen.add(entry.name)
 
 
 def source_lines(source: Source) -> list[str]:

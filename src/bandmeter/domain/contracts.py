@@ -65,6 +65,9 @@ class Reject(NamedTuple):
     text: bytes
 
 
+POSTED = b"\0post"  # what the head of a source of posted bodies begins with: no log does
+
+
 class SourceState(NamedTuple):
     """What is known of a source: its content's beginning, how far it was counted, and what became of it.
 
@@ -85,6 +88,11 @@ class SourceState(NamedTuple):
     newest_ms: int | None
     committed_ms: int | None
     note: str  # what an operator should know: "partial", "unmeterable", …
+
+    @property
+    def is_posted(self) -> bool:
+        """Whether it is a sender of bodies, and not a file."""
+        return self.head.startswith(POSTED)
 
 
 def overlaps(head: bytes, other: bytes) -> bool:
@@ -205,6 +213,9 @@ class Store(Protocol):
 
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""
+
+    def note_path(self, source: int, path: str) -> None:
+        """Note where a source's content was seen, of which nothing new was counted."""
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""

@@ -6,9 +6,10 @@ import bisect
 import functools
 import itertools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bandmeter.domain import errors, grid, localtime
+from bandmeter.domain.contracts import SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
@@ -36,6 +37,15 @@ def gaps(coverage: Mapping[str, Sequence[tuple[int, int]]], span: Span) -> list[
         else:
             joined.append(gap)
     return joined
+
+
+def newest_ms(sources: Iterable[SourceState], *, is_followed: bool) -> int | None:
+    """Time of the newest record of sources of one name; None without any.
+
+    Of a followed one that of its files: whoever posts under its name makes what it logs no newer.
+    """
+    told = (source.newest_ms for source in sources if not (is_followed and source.is_posted))
+    return max((ms for ms in told if ms is not None), default=None)
 
 
 def by_bucket(columns: Columns) -> dict[int, Counters]:

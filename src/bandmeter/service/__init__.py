@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import glob
 import http.client
 import os
 import socket
@@ -32,6 +31,8 @@ from bandmeter.store import STORES
 from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE, check_finished, check_pair
 
 LIMITS_FILE = "limits.bin"
+LOCK_FILE = "serve.lock"
+SOCKET_FILE = "ingest.sock"  # in the folder that the lock's file names
 FOLDER_MODE = 0o700  # customers' names and traffic are nobody else's business
 STOP_SECONDS = 10  # for running answers to end; the slowest takes one
 READY_SECONDS = 5  # for one look at whether the server answers
@@ -233,9 +234,10 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from granian.log import LogLevels  # noqa: PLC0415
 
     from bandmeter import telemetry  # noqa: PLC0415
-    from bandmeter.service import feeding  # noqa: PLC0415
+    from bandmeter.service import feeding, sources  # noqa: PLC0415
 
     jobs = [job_of(config, source) for source in config.sources]  # what is wrong with one is said here
+    sources.check_apart(config, sources.find_all(config))
     _check_port(config.server.host, config.server.port)
     with open_parts(config, create=True) as parts:  # schemas are made here, once, and not by each worker
         for job in jobs:
@@ -257,6 +259,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_SECONDS,
     )
+    os.register_at_fork(after_in_child=feeding.end_when_told)  # until a worker can finish what it answers
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:
         with feeding.only_one(config) as folder:
@@ -305,7 +308,7 @@ def asgi() -> Any:
         ready,
         limiter=limiter,
         metrics=metrics,
-        faults=feed.faults if os.environ.get(feeding.SOCKET) else None,
+        told=feed.told if os.environ.get(feeding.SOCKET) else None,
         kept_bytes=config.server.kept_bytes,
     )
 
@@ -348,16 +351,3 @@ def _check_port(host: str, port: int) -> None:
     except OSError as error:
         sentence = f"Cannot listen on {host}:{port} ({error.strerror}): choose others with --host and --port."
         raise BandmeterError(errors.UNAVAILABLE, sentence) from error
-
-
-# ---------------------------------------------------------------- sources
-
-
-def source_pattern(config: Config, source: Source) -> str:
-    """What fits the files of a configured source; a relative pattern starts at the data folder."""
-    return str(config.data / source.path)
-
-
-def source_files(config: Config, source: Source) -> list[str]:
-    """The files of a configured source, by name."""
-    return sorted(glob.glob(source_pattern(config, source), recursive=True))  # noqa: PTH207 - may be absolute

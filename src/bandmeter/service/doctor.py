@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import shutil
+import socket
 import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from bandmeter import service
 from bandmeter.config import Config
 from bandmeter.config.tables import Source
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.ingest.posts import wire
+from bandmeter.service import sources
 
+SERVER_SECONDS = 2.0  # for a running server to say how it is doing
 DISK_BYTES_MIN = 2**30  # free: three weeks of a busy machine's usage, and room for SQLite to work
 AHEAD_MS_MAX = 600_000  # records further ahead of the clock are refused, so newer usage means the clock went back
 
@@ -29,13 +34,18 @@ class Check(NamedTuple):
 
 
 def examine(config: Config) -> list[Check]:
-    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do."""
+    """Look at everything that can be wrong on this machine; each check says what it saw, or what to do.
+
+    Its paths are absolute: what it says may be read elsewhere than where it was asked.
+    """
+    file = config.file.absolute() if config.file else None
+    config = dataclasses.replace(config, data=config.data.absolute(), file=file)
     folder = config.data
     if not folder.is_dir():
         return [Check("data folder", "", f"There is no folder {folder}: name it with --data, or add an account.")]
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         return [Check("data folder", "", f"{folder} cannot be written: give it to this user with chown.")]
-    checks = [Check("data folder", str(folder.absolute())), _examine_modes(folder), _examine_disk(folder)]
+    checks = [Check("data folder", str(folder)), _examine_modes(folder), _examine_disk(folder)]
     try:
         with service.open_parts(config) as parts:
             count = len(parts.catalog.zones())
@@ -44,7 +54,7 @@ def examine(config: Config) -> list[Check]:
         checks.append(
             Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
         )
-    return [*checks, *(_examine_source(config, source) for source in config.sources)]
+    return [*checks, *_examine_sources(config)]
 
 
 def _examine_modes(folder: Path) -> Check:
@@ -75,16 +85,45 @@ def _examine_usage(parts: service.Parts) -> Iterator[Check]:
         yield Check("clock", f"{now:%F %T} UTC")
 
 
-def _examine_source(config: Config, source: Source) -> Check:
+def _examine_sources(config: Config) -> Iterator[Check]:
+    files = sources.find_all(config)
+    problems = _ask_server(config) | {one.second: one.sentence for one in sources.shared(config, files)}
+    for source in config.sources:
+        yield _examine_source(config, source, files[source.name], problems.get(source.name, ""))
+
+
+def _ask_server(config: Config) -> dict[str, str]:
+    """What a `serve` that runs on the folder finds wrong with its sources; nothing when none answers."""
+    try:
+        folder = Path((config.data / service.LOCK_FILE).read_text())
+        with socket.socket(socket.AF_UNIX) as server:
+            server.settimeout(SERVER_SECONDS)
+            server.connect(str(folder / service.SOCKET_FILE))
+            server.sendall(b"".join(wire.encode_request(wire.Head(), b"")))
+            with server.makefile("rb") as stream:
+                length = wire.decode_answer_length(_read(stream, wire.ANSWER_PREFIX_BYTES))
+                answer = wire.decode_answer(_read(stream, length))
+    except OSError:
+        return {}
+    return dict((answer.body or {}).get("problems", {}))
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    found = stream.read(size)
+    if len(found) < size:
+        raise ConnectionError
+    return found
+
+
+def _examine_source(config: Config, source: Source, found: list[str], problem: str) -> Check:
     name = f"source {source.name}"
     try:
         service.find_format(config, source.format)
     except BandmeterError as error:
         return Check(name, "", error.sentence)
-    found = service.source_files(config, source)
     hidden = [path for path in found if not os.access(path, os.R_OK)]
     if not found:
-        return Check(name, "", f"No file fits {source.path}: mend the path in {config.file}.")
+        return Check(name, "", f"No file fits {sources.pattern(config, source)}: mend the path in {config.file}.")
     if hidden:
         return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
-    return Check(name, f"{len(found)} files")
+    return Check(name, f"{len(found)} files", problem)

@@ -30,11 +30,11 @@ from bandmeter.ingest.files.tail import Tail, Watched
 from bandmeter.ingest.posts import bodies
 from bandmeter.ingest.posts.poster import Poster
 from bandmeter.ingest.posts.server import Counter, Server
+from bandmeter.service import sources
 from bandmeter.service.keeping import Keeper
 from bandmeter.telemetry import counted
 
 SOCKET = "BANDMETER_FEED_SOCKET"  # where workers find the process
-LOCK_FILE = "serve.lock"
 START_SECONDS = 60.0  # for the process to listen: twice what it may wait for another's transaction
 STOP_SECONDS = 20.0  # for it to count what it has
 # Sockets and the workers' counters are kept in memory where there is such a place: a disk that is full then harms none.
@@ -69,7 +69,10 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
 
         def status() -> dict[str, Any]:
             faults = list(dict.fromkeys(filter(None, (counter.fault, tail.fault))))
-            return {"faults": faults, "sources": {n: _standing(s) for n, s in tail.standings.items()}}
+            standings = tail.standings.items()
+            wrong = {name: one.problem for name, one in standings if one.problem and one.problem not in faults}
+            warning = f"Sources with something wrong: {len(wrong)} of {len(standings)}; `bandmeter doctor` says what."
+            return {"faults": faults, "warnings": [warning] if wrong else [], "problems": wrong}
 
         server = Server(counter, lambda name: service.find_format(config, name), status)
         keeper.start()
@@ -77,10 +80,6 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
             asyncio.run(_listen(server, path))
         finally:
             keeper.stop()
-
-
-def _standing(standing: Any) -> dict[str, Any]:
-    return {"files": standing.files, "waiting_bytes": standing.waiting_bytes, "problem": standing.problem}
 
 
 @contextlib.contextmanager
@@ -99,9 +98,7 @@ def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Ta
             by_host=config.ingest.hosts_per_day > 0,
         )
 
-    watched = [
-        Watched(service.job_of(config, source), service.source_pattern(config, source)) for source in config.sources
-    ]
+    watched = [Watched(service.job_of(config, source), sources.pattern(config, source)) for source in config.sources]
     with (
         contextlib.closing(tools(bodies.CONTENT_BYTES_MAX)) as for_posts,
         contextlib.closing(tools(config.ingest.batch_bytes)) as for_files,
@@ -123,8 +120,9 @@ async def _listen(server: Server, path: Path) -> None:
     # The parent holds the other end of this pipe: when it has gone, however it went, there is an end to read.
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), stopping.set)
     await server.start(path)
-    sys.stdout.write("listening\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # the parent has gone already
+        sys.stdout.write("listening\n")
+        sys.stdout.flush()
     await stopping.wait()
     await server.stop()
 
@@ -140,10 +138,10 @@ def only_one(config: Config) -> Iterator[str]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context((config.data / LOCK_FILE).open("a+"))
+            lock = stack.enter_context((config.data / service.LOCK_FILE).open("a+"))
             folder = _lock(lock, config)
         except OSError as error:
-            sentence = f"{config.data / LOCK_FILE} cannot be used ({error.strerror}): see `bandmeter doctor`."
+            sentence = f"{config.data / service.LOCK_FILE} cannot be used ({error.strerror}): see `bandmeter doctor`."
             raise BandmeterError(errors.UNAVAILABLE, sentence) from error
         stack.enter_context(folder)
         yield folder.name
@@ -180,6 +178,15 @@ def running(folder: str) -> Iterator[None]:
         feeder.stop()
 
 
+def end_when_told() -> None:
+    """Have a process that was just forked end by a signal, as long as it has nothing to finish.
+
+    It inherits its parent's way of taking signals, which would only note them: it would start, and not know.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def end_with_parent() -> None:
     """Have the kernel end this process when the one that started it has gone, however it went; on Linux.
 
@@ -197,7 +204,7 @@ class Feeder:
     """Starts the process, and starts it again whenever it ends before it should."""
 
     def __init__(self, folder: str) -> None:
-        self._path = str(Path(folder) / "ingest.sock")
+        self._path = str(Path(folder) / service.SOCKET_FILE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="feeder")
         self._process: subprocess.Popen[bytes] | None = None

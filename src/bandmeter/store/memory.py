@@ -179,6 +179,10 @@ class MemoryStore:
             outcomes = state.outcomes.plus(Outcomes(received=lines, duplicate=lines))
             self._sources[source] = state._replace(outcomes=outcomes)
 
+    def note_path(self, source: int, path: str) -> None:
+        with self._lock:
+            self._sources[source] = self._sources[source]._replace(path=path)
+
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._lock:
             return {key: self._number(key, day) for key in wanted}

@@ -25,7 +25,7 @@ from bandmeter.domain.tenancy import Account, Key
 from bandmeter.reports import Reports
 from bandmeter.web import body, guard, kept, pages
 from bandmeter.web.kept import Kept
-from bandmeter.web.pages import Faults
+from bandmeter.web.pages import Told
 
 if TYPE_CHECKING:
     from bandmeter.catalog import Catalog
@@ -62,17 +62,17 @@ def build(
     *,
     limiter: Limiter | None = None,
     metrics: Metrics | None = None,
-    faults: Faults | None = None,
+    told: Told | None = None,
     kept_bytes: int = 0,
 ) -> ASGIApp:
     """The application. `clock` gives Unix milliseconds; `health` says why it is not ready, a sentence each, at once.
 
-    `faults`: the same of what has to be asked first. Without a `limiter` nothing is limited; without `metrics` nothing
-    is measured, and there is no `/metrics`; `kept_bytes` 0: no reply is kept.
+    `told`: the same of the process that ingests, and its warnings. Without a `limiter` nothing is limited; without
+    `metrics` nothing is measured, and there is no `/metrics`; `kept_bytes` 0: no reply is kept.
     """
     dialects = tuple(dialects)
     scrape = functools.partial(_scrape, metrics, catalog, reports.store, clock) if metrics else None
-    rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape, faults=faults)
+    rest = pages.build(dialects, health, limiter.warnings if limiter else None, scrape, told=told)
     shelf = Kept(reports.store, kept_bytes) if kept_bytes else None
     return _Application(reports, catalog, dialects, clock, rest, limiter=limiter, metrics=metrics, shelf=shelf)
 

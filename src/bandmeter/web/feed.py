@@ -31,13 +31,14 @@ class Feed:
         async with self._turns:
             return await self._send(head, content, ANSWER_SECONDS)
 
-    async def faults(self) -> list[str]:
-        """Why nothing can be counted now, a sentence each."""
+    async def told(self) -> tuple[list[str], list[str]]:
+        """Why nothing can be counted now, and what is wrong beside that, a sentence each."""
         try:
             answer = await self._send(wire.Head(), b"", STATUS_SECONDS)
         except BandmeterError as error:
-            return [error.sentence]
-        return list((answer.body or {}).get("faults", []))
+            return [error.sentence], []
+        body = answer.body or {}
+        return body.get("faults", []), body.get("warnings", [])
 
     async def _send(self, head: wire.Head, content: bytes, seconds: float) -> wire.Answer:
         try:

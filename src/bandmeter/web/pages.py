@@ -39,7 +39,7 @@ _HEADERS = {
 
 Warnings = Callable[[], Awaitable[Sequence[str]]]
 Scrape = Callable[[Sequence[tuple[bytes, bytes]]], bytes]
-Faults = Callable[[], Awaitable[Sequence[str]]]
+Told = Callable[[], Awaitable[tuple[Sequence[str], Sequence[str]]]]
 
 
 def build(
@@ -48,18 +48,20 @@ def build(
     warnings: Warnings | None = None,
     scrape: Scrape | None = None,
     *,
-    faults: Faults | None = None,
+    told: Told | None = None,
 ) -> Starlette:
     """The Starlette application for every path that no dialect owns.
 
-    `faults`: why it is not ready, besides what `health` says. `warnings`: what is wrong while answers are still right,
-    a sentence each. `scrape`: the text of `/metrics` for a request's headers; raises `key_invalid`, `scope_missing`.
+    `warnings`: what is wrong while answers are still right, a sentence each. `told`: why it is not ready, besides what
+    `health` says, and more warnings, both of the process that ingests. `scrape`: the text of `/metrics` for a request's
+    headers; raises `key_invalid`, `scope_missing`.
     """
     document = msgspec.json.encode(openapi.document(dialects))
 
     async def readyz(_request: Request) -> Response:
-        found = [*health(), *(await faults() if faults else ())]
-        warned = list(await warnings()) if warnings else []
+        faults, doubts = await told() if told else ((), ())
+        found = [*health(), *faults]
+        warned = [*(await warnings() if warnings else ()), *doubts]
         body = {"ready": not found, "faults": found} | ({"warnings": warned} if warned else {})
         return _json(body, 503 if found else 200)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crash.senders import Kind
-from crash.service import service_of
+from crash.service import DEADLINE_SECONDS, free_port, service_of
 from crash.world import world_of
 
 KINDS = {"large": Kind("seq", (60_000,)), "small": Kind("key", (1, 2)), "packed": Kind("same", (20_000,), is_gzip=True)}
@@ -66,3 +66,26 @@ def test_one_folder_is_served_once(world):
     with service_of(world.data, world.data / "another.log") as another:
         assert "Another `bandmeter serve` runs on" in another.try_start()
     assert world.service.is_ready()
+
+
+# A worker asks for the end of all while it starts, and waits until it is told.
+EARLY = """
+import os, signal, sys
+
+if "serve" in sys.orig_argv:
+    from bandmeter.service import feeding
+
+    def stop():
+        os.kill(os.getppid(), signal.SIGTERM)
+        signal.pause()
+
+    feeding.end_with_parent = stop
+"""
+
+
+def test_a_worker_that_still_starts_ends_when_it_is_told(command, tmp_path):
+    """It has nothing to finish; were the signal lost, it would be killed after ten seconds, and that be said."""
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    with command.start("serve", "--port", str(free_port()), PYTHONPATH=str(tmp_path)) as server:
+        assert server.communicate(timeout=DEADLINE_SECONDS) == (b"", b"")
+    assert server.returncode == 0

@@ -82,6 +82,12 @@ class FileRun:
         if self._content is not None:
             self._content.close()
 
+    def rename(self, path: str) -> None:
+        """People know it by another path now."""
+        self._shown_path = path
+        self.state = self.state._replace(path=path)
+        self._before = self._before._replace(path=path)
+
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""
         new = source.new(self.state.name, self.state.format, self._shown_path)

@@ -89,6 +89,8 @@ class Pipeline:
             return committer.done, None
         if seen:
             self._store.note_duplicates(first.number, seen)
+        if first.number and run.found.state.path != first.path != source.STDIN:
+            self._store.note_path(first.number, first.path)
         outcomes = committer.done.plus(Outcomes(received=seen, duplicate=seen)).plus(earlier)
         return committer.done, _report(run, committer.number, outcomes)
 

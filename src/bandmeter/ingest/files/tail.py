@@ -8,14 +8,11 @@ while nothing can be stored a file stays open, so that it may lose its name mean
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import glob
 import os
-import stat
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -24,6 +21,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest.files.commit import Direct, Moved
 from bandmeter.ingest.files.file import FileRun
+from bandmeter.ingest.files.found import Identity, Shares, identity_of, regular_files
 from bandmeter.ingest.files.pipeline import is_older_copy
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ IDLE_SECONDS = 600.0  # how long a file is kept open after its last line, also o
 RETRY_SECONDS = 5.0  # after a file could not be read or counted
 TURN_SECONDS = 1.0  # of one file, before the others have their turn
 FILES_MAX = 10_000  # open at once, of all sources; the system's own limit may be lower
+NO_FILE = "No file fits its path."
 _log = structlog.get_logger(__name__)
 
 
@@ -58,19 +57,15 @@ class Standing:
     caught_up_s: float | None = None
 
 
-class _Identity(NamedTuple):
-    device: int
-    inode: int
-
-
 class _Follower:
     """One file of a source, open or about to be."""
 
     def __init__(
-        self, tools: Tools, watched: Watched, path: str, identity: _Identity, uptime_s: Callable[[], float]
+        self, tools: Tools, watched: Watched, path: str, identity: Identity, uptime_s: Callable[[], float]
     ) -> None:
         self.watched, self.path = watched, path
-        self.problem = ""
+        self._stored_path = path
+        self.problem = self._problem_kind = ""
         self.fault = ""  # why the store takes nothing now
         self.is_gone = False
         self.waiting_bytes = 0
@@ -100,6 +95,7 @@ class _Follower:
             return False
         try:
             has_counted = self._step(should_stop, now + TURN_SECONDS)
+            self._note_path()
         except Moved:
             self.close()  # and looked up again, at once
             return True
@@ -116,19 +112,18 @@ class _Follower:
 
     def _complain(self, error: Exception) -> None:
         if isinstance(error, BandmeterError):
-            sentence = error.sentence
-        else:
-            sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or type(error).__name__})."
-        if sentence != self.problem:
-            frames = [] if isinstance(error, BandmeterError | OSError) else telemetry.frames(error)
-            _log.error(
-                "a source cannot be counted",
-                source=self.watched.job.source_name,
-                path=self.path,
-                reason=sentence,
-                **({"frames": frames} if frames else {}),
-            )
-        self.problem = sentence
+            self._tell(error.sentence, error.code)
+            return
+        kind = type(error).__name__
+        sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or kind})."
+        self._tell(sentence, kind, **({} if isinstance(error, OSError) else {"frames": telemetry.frames(error)}))
+
+    def _tell(self, sentence: str, kind: str, **more: Any) -> None:
+        """Say what is wrong, in the log once for each kind: the sentence may change with each line that is written."""
+        if sentence and kind != self._problem_kind:
+            name = self.watched.job.source_name
+            _log.error("a source cannot be counted", source=name, path=self.path, reason=sentence, **more)
+        self.problem, self._problem_kind = sentence, kind
 
     def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
         status = self._status()
@@ -146,7 +141,8 @@ class _Follower:
             return True
         before = run.state.position
         run.count(self._direct.put, lambda *_: not should_stop() and self._uptime_s() < until)
-        self.problem = self._problem_of(run)
+        problem = next((note for note in run.notes if note.startswith("CANNOT")), "")
+        self._tell(problem, "unmeterable" if problem else "")
         if not run.is_stopped:
             self.waiting_bytes = 0
             self._seen = _change(status)
@@ -155,13 +151,21 @@ class _Follower:
         run.is_stopped = False
         return run.state.position > before
 
+    def _note_path(self) -> None:
+        """Tell the store of the path where the file is now, when it knows another."""
+        if self._direct.number and self._stored_path != self.path:
+            self._tools.store.note_path(self._direct.number, self.path)
+            self._stored_path = self.path
+            if self._run:
+                self._run.rename(self.path)
+
     def _status(self) -> os.stat_result | None:
         """Of the file; None while it is not open and another has its path, until the next look for new names."""
         try:
             status = os.fstat(self._run.content.fileno) if self._run else os.stat(self.path)  # noqa: PTH116 - as glob gave it
         except FileNotFoundError:
             return None
-        return status if (status.st_dev, status.st_ino) == self._identity else None
+        return status if identity_of(status) == self._identity else None
 
     def _open(self, status: os.stat_result) -> FileRun | None:
         """The file, opened where its counted part ends; None when there is nothing to count in it now."""
@@ -173,8 +177,7 @@ class _Follower:
             self._seen = _change(status) if self._status() else None
             return None
         run.open()
-        held = os.fstat(run.content.fileno)
-        if (held.st_dev, held.st_ino) != self._identity:  # it was renamed a moment ago
+        if identity_of(os.fstat(run.content.fileno)) != self._identity:  # it was renamed a moment ago
             run.close()
             return None
         if run.content.is_compressed and self._stable != _change(status):
@@ -182,12 +185,8 @@ class _Follower:
             self._stable = _change(status)  # it may still be written: looked at again in the next round
             return None
         self._direct = Direct(self._tools.store, run.state.number)
-        self._run = run
+        self._run, self._stored_path = run, run.found.state.path
         return run
-
-    @staticmethod
-    def _problem_of(run: FileRun) -> str:
-        return next((note for note in run.notes if note.startswith("CANNOT")), "")
 
 
 def _change(status: os.stat_result) -> tuple[int, int]:
@@ -201,10 +200,12 @@ class Tail:
         self, tools: Tools, sources: Iterable[Watched], uptime_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._tools, self._sources, self._uptime_s = tools, tuple(sources), uptime_s
-        self._followers: dict[tuple[str, _Identity], _Follower] = {}
+        self._followers: dict[tuple[str, Identity], _Follower] = {}
         self._stopping = threading.Event()
         self._scanned_at = float("-inf")
         self.fault = ""  # why the store takes nothing now; "" when the last commit went well
+        self._shared: dict[str, str] = {}  # source → which of its files another source counts
+        self._told = dict.fromkeys((watched.job.source_name for watched in self._sources), "")
         self.standings = {watched.job.source_name: Standing() for watched in self._sources}
 
     def run(self) -> None:
@@ -240,22 +241,28 @@ class Tail:
     def _scan(self, now: float) -> None:
         """Find new files, new names of known ones, and files that have none any more."""
         self._scanned_at = now
-        present = set()
-        for watched in self._sources:
-            for path, identity in _files(watched.pattern):
-                key = (watched.job.source_name, identity)
-                present.add(key)
-                follower = self._followers.get(key)
-                if follower is None:
-                    if len(self._followers) >= FILES_MAX:
-                        continue
-                    follower = _Follower(self._tools, watched, path, identity, self._uptime_s)
-                    self._followers[key] = follower
-                follower.path = path
-        for key, follower in list(self._followers.items()):
+        found = [(watched, *file) for watched in self._sources for file in regular_files(watched.pattern)]
+        present = {(watched.job.source_name, identity) for watched, _, identity in found}
+        shares = Shares()
+        for key, follower in list(self._followers.items()):  # before all others: a file stays with its source
             follower.is_gone = key not in present
             if follower.is_gone and not follower.is_open:
                 del self._followers[key]
+            else:
+                shares.take(key[0], follower.watched.job.side, key[1])
+        self._shared = {}
+        for watched, path, identity in found:
+            name = watched.job.source_name
+            other = shares.take(name, watched.job.side, identity)
+            if other:
+                sentence = f"{path} is counted by source {other}, whose path it fits too: mend one of the paths."
+                self._shared.setdefault(name, sentence)
+                continue
+            if (name, identity) in self._followers:
+                self._followers[name, identity].path = path
+            elif len(self._followers) < FILES_MAX:
+                follower = _Follower(self._tools, watched, path, identity, self._uptime_s)
+                self._followers[name, identity] = follower
 
     def _note_standings(self) -> None:
         self.fault = next((follower.fault for follower in self._followers.values() if follower.fault), "")
@@ -263,19 +270,11 @@ class Tail:
             mine = [follower for (source_name, _), follower in self._followers.items() if source_name == name]
             standing.files = sum(not follower.is_gone for follower in mine)
             standing.waiting_bytes = sum(follower.waiting_bytes for follower in mine)
-            standing.problem = next((follower.problem for follower in mine if follower.problem), "")
-            if not standing.files:
-                standing.problem = "no file fits its path"
-            elif not standing.waiting_bytes and not standing.problem:
+            of_path = self._shared.get(name) or ("" if standing.files else NO_FILE)
+            standing.problem = of_path or next((follower.problem for follower in mine if follower.problem), "")
+            if not standing.waiting_bytes and not standing.problem:
                 standing.caught_up_s = self._tools.clock_ms() / 1000
-
-
-def _files(pattern: str) -> list[tuple[str, _Identity]]:
-    """The regular files that fit, the one that was changed longest ago first."""
-    found = []
-    for path in glob.glob(pattern, recursive=True):  # noqa: PTH207 - may be absolute
-        with contextlib.suppress(OSError):
-            status = os.stat(path)  # noqa: PTH116 - as glob gave it
-            if stat.S_ISREG(status.st_mode):
-                found.append((status.st_mtime_ns, path, _Identity(status.st_dev, status.st_ino)))
-    return [(path, identity) for _, path, identity in sorted(found)]
+            kind = "shared" if name in self._shared else of_path  # a sentence of two sources may change all the time
+            if kind and kind != self._told[name]:  # of a file its follower tells
+                _log.error("a source cannot be counted", source=name, reason=of_path)
+            self._told[name] = kind

@@ -17,7 +17,7 @@ import structlog
 
 from bandmeter import telemetry
 from bandmeter.domain import errors
-from bandmeter.domain.contracts import NO_HOSTS, Batch, Receipt, Reject, SourceState
+from bandmeter.domain.contracts import NO_HOSTS, POSTED, Batch, Receipt, Reject, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats.jsonl import JSONL
@@ -82,9 +82,9 @@ class _Source(NamedTuple):
 
     @property
     def head(self) -> bytes:
-        """What stands for the beginning of a file's content: no log begins like that."""
+        """What stands for the beginning of a file's content."""
         named = f"{self.account}/{self.name}/{self.is_numbered}"
-        return b"\0post" + hashlib.blake2b(named.encode(), digest_size=59).digest()
+        return POSTED + hashlib.blake2b(named.encode(), digest_size=59).digest()
 
 
 class Read(NamedTuple):

@@ -209,6 +209,10 @@ class SqliteStore:
                 [lines, lines, source],
             )
 
+    def note_path(self, source: int, path: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE source SET path = ? WHERE number = ?", [path, source])
+
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._transaction() as db:
             (new,) = db.execute("SELECT count(*) FROM identity WHERE first_day = ?", [day]).fetchone()

@@ -15,7 +15,7 @@ from bandmeter.domain.contracts import EVERY_ACCOUNT, Call, Reply, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes
-from bandmeter.reports.folding import gaps
+from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.web.native import cursor, parameters
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ ROW = {
     "formats": {"type": "array", "items": _TEXT},
     "files": _COUNT | {"description": "Contents that were counted under this name, and ways in which bodies came."},
     **dict.fromkeys(Outcomes._fields, _COUNT),
-    "newest": _TIME | {"description": "Time of the newest record."},
+    "newest": _TIME | {"description": "Time of the newest record; of a source that reports, of its files."},
     "committed": _TIME | {"description": "When a batch of it was last committed."},
     "reported": _TIME | {"description": "Up to when all that it had was counted; null: it is not followed."},
     "gaps": {"type": "array", "items": _GAP, "description": "Within `from` and `to`: when it did not report."},
@@ -78,7 +78,7 @@ def _row(name: str, sources: list[SourceState], stretches: list[tuple[int, int]]
         "formats": sorted({source.format for source in sources}),
         "files": len(sources),
         **total._asdict(),
-        "newest": _time(max((s.newest_ms for s in sources if s.newest_ms is not None), default=None)),
+        "newest": _time(newest_ms(sources, is_followed=bool(stretches))),
         "committed": _time(max((s.committed_ms for s in sources if s.committed_ms is not None), default=None)),
         "reported": _time(stretches[-1][1]) if stretches else None,
         "gaps": [{"from": grid.format_time(gap.start), "to": grid.format_time(gap.end)} for gap in found],
