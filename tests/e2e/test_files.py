@@ -109,11 +109,18 @@ def test_a_compressed_file_goes_on_where_the_plain_one_stopped(meter, log, tmp_p
 
 
 def test_another_source_name_is_another_source(meter, log):
-    """Two machines whose logs happen to be equal."""
+    """Two machines whose logs happen to be equal; or one log under two names, so it is told."""
+    log.write_bytes(lines(0, 100))
+    notes = [meter.feed(log, source_name=name).notes for name in ("files", "edge2", "files", "edge2")]
+    assert counted(meter) == sums((0, 100), (0, 100))
+    assert notes[1] == (f"{source.TWICE} files counted: if it is the same log, it is counted twice",)
+    assert notes[0] == notes[2] == notes[3] == ()
+    assert meter.feed(log, source_name="edge3", side=Side.CLIENT).notes == ()
+
+
+def test_short_logs_may_begin_alike(meter, log):
     log.write_bytes(lines(0, 10))
-    for name in ("files", "edge2", "files", "edge2"):
-        meter.feed(log, source_name=name)
-    assert counted(meter) == sums((0, 10), (0, 10))
+    assert [meter.feed(log, source_name=name).notes for name in ("files", "edge2")] == [(), ()]
 
 
 # ---------------------------------------------------------------- growth

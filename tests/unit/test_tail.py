@@ -249,6 +249,21 @@ def test_a_source_in_another_format_is_told_and_logged_once(make, capsys):
     assert capsys.readouterr().out.count("cannot be counted") == 1
 
 
+def test_a_log_that_another_source_has_counted_is_told_and_logged(make, capsys):
+    """As when rotated logs lie under the path of a second source: it is counted there too, and somebody must mend it."""
+    first = make(("now", "a.log", None))
+    first.write("a.log", *range(100))
+    first.go_on()
+    (first.folder / "a.log").rename(first.folder / "old.log")
+    second = make(("now", "a.log", None), ("old", "old.log", None), ("short", "b.log", None))
+    second.store = second.tools.store = first.store
+    second.write("b.log", 1)
+    second.go_on()
+    assert second.problem("old").endswith("source now counted: if it is the same log, it is counted twice")
+    assert second.problem("short") == ""
+    assert capsys.readouterr().out.count("a log may be counted twice") == 1
+
+
 def test_a_source_without_a_file_is_told_and_logged_once(make, capsys):
     """Each time that its last one vanishes."""
     following = make(("proxy", "*.log", None))

@@ -49,6 +49,8 @@ class FileRun:
         self.notes = [self.found.note] if self.found.note else []
         if not self.state.number and shown_path != source.STDIN and tools.store.has_path(job.source_name, shown_path):
             self.notes = [source.REPLACED]
+        if not (self.state.number or job.side):  # where each side has a source, two read one log
+            self.notes += source.twins(tools.store, job.source_name, self.found.head)
         self.is_stopped = False
         self.must_reopen = False  # to go on: part of a line was read whose end is not there yet
         self._before = self.found.state._replace(path=shown_path)

@@ -187,6 +187,7 @@ def _is_pipe(path: str) -> bool:
 
 REPLACED = "it was truncated or replaced: counted as a new file"
 WAITING = "the last line has no newline yet: it waits"
+TWICE = "its first lines are those of a log that source"
 OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
 
 
@@ -227,6 +228,12 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
     if longer:
         return Found(longer, considered, is_shorter=True, head=head)
     return Found(fresh, considered, REPLACED if known else "", head=head)
+
+
+def twins(store: Store, name: str, head: bytes) -> list[str]:
+    """A note when a log has begun as this one does under another name, for then the two are counted."""
+    others = [other for other in store.names_of_head(head) if other != name] if len(head) == HEAD_BYTES else []
+    return [f"{TWICE} {others[0]} counted: if it is the same log, it is counted twice"] if others else []
 
 
 def _look_at(content: Content, state: SourceState) -> tuple[int, bytes]:

@@ -23,6 +23,7 @@ from bandmeter.ingest.files.commit import Direct, Moved
 from bandmeter.ingest.files.file import FileRun
 from bandmeter.ingest.files.found import Identity, Shares, identity_of, regular_files
 from bandmeter.ingest.files.pipeline import is_older_copy
+from bandmeter.ingest.files.source import TWICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,7 +123,8 @@ class _Follower:
         """Say what is wrong, in the log once for each kind: the sentence may change with each line that is written."""
         if sentence and kind != self._problem_kind:
             name = self.watched.job.source_name
-            _log.error("a source cannot be counted", source=name, path=self.path, reason=sentence, **more)
+            event = "a log may be counted twice" if kind == "twice" else "a source cannot be counted"
+            _log.error(event, source=name, path=self.path, reason=sentence, **more)
         self.problem, self._problem_kind = sentence, kind
 
     def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
@@ -141,8 +143,9 @@ class _Follower:
             return True
         before = run.state.position
         run.count(self._direct.put, lambda *_: not should_stop() and self._uptime_s() < until)
-        problem = next((note for note in run.notes if note.startswith("CANNOT")), "")
-        self._tell(problem, "unmeterable" if problem else "")
+        kinds = {"CANNOT": "unmeterable", TWICE: "twice"}
+        told = ((note, kind) for note in run.notes for start, kind in kinds.items() if note.startswith(start))
+        self._tell(*next(told, ("", "")))
         if not run.is_stopped:
             self.waiting_bytes = 0
             self._seen = _change(status)

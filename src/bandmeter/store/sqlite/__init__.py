@@ -22,7 +22,7 @@ from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
 from bandmeter.store.sqlite import checking, hosts, migrations, writing
 from bandmeter.store.sqlite.hosts import HostTable
-from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
+from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +62,8 @@ _FRESHNESS = (
     "SELECT coalesce(sum(changes), 0), max(newest_ms), (SELECT committed_ms FROM state) "
     "FROM json_each(?) JOIN freshness ON zone = value"
 )
+_NAMES_OF_HEAD = f"""SELECT name FROM (SELECT DISTINCT name FROM source) n WHERE EXISTS (
+    SELECT 1 FROM source s WHERE s.name = n.name AND substr(s.head, 1, {INDEXED_HEAD_BYTES}) = ? AND s.head = ?)"""
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -161,6 +163,11 @@ class SqliteStore:
         with _AVAILABLE:
             found = self._reader.execute("SELECT 1 FROM source WHERE name = ? AND path = ? LIMIT 1", [name, path])
             return found.fetchone() is not None
+
+    def names_of_head(self, head: bytes) -> list[str]:
+        with _AVAILABLE:
+            found = self._reader.execute(_NAMES_OF_HEAD, [head[:INDEXED_HEAD_BYTES], head])
+            return sorted(name for (name,) in found)
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
