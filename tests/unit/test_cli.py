@@ -574,11 +574,32 @@ def test_a_price_is_set_and_a_cost_answered(counted, done, fails, tmp_path):
         "bytes": 10,
         "cost": "0.0000",
         "unit": "bytes",
+        "priced": True,
     }
     assert (november["bytes"], november["cost"]) == (1_000_001_000, "2.0000")
     assert done("cost", "acme").splitlines()[-1].split()[-1] == "2.0000"
     shown = json.loads(done("account", "show", "acme", "--json"))["zones"]
     assert [zone["plan"]["price"] for zone in shown] == ["0.50", "2"]
+
+
+def test_what_has_no_price_is_told_from_what_is_free(counted, run, done, tmp_path):
+    """Month by month; zones without traffic are not spoken of, for they would cost nothing anyway."""
+    done("zone", "add", "acme", "idle")
+    (tmp_path / "p.json").write_text('{"plan": "per_gb", "price": "0"}')
+    done("price", "set", "acme/edge", tmp_path / "p.json")
+    done("price", "set", "acme/static", tmp_path / "p.json", "--from", "2022-11")
+    status, out, err = run("cost", "acme", "--json")
+    assert status == 0
+    assert err == "No price for traffic of acme/static, so it costs nothing: see `bandmeter price set --help`.\n"
+    unpriced = [(row["zone"], row["from"][:7]) for row in json.loads(out)["rows"] if not row["priced"]]
+    assert unpriced == [("idle", "2022-10"), ("idle", "2022-11"), ("static", "2022-10")]
+    assert [line.split()[-1] for line in run("cost", "acme")[1].splitlines()[1:]] == [
+        *("0.0000", "0.0000"),
+        *("-", "-"),
+        *("-", "0.0000"),
+        "0.0000",
+    ]
+    done("cost", "acme", "--from", "2022-11-01")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"price": 1}', '{"plan": "per_mile"}', '{"plan": "per_gb", "price": -1}'])

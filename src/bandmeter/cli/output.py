@@ -25,7 +25,8 @@ def say(sentence: str) -> None:
 
 
 def complain(sentence: str) -> None:
-    """One line on standard error, as plain text."""
+    """One line on standard error, as plain text, behind what was printed so far."""
+    sys.stdout.flush()
     sys.stderr.write(sentence + "\n")
 
 
