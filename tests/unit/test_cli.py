@@ -403,6 +403,7 @@ def test_sources_are_listed_with_what_waits_to_be_claimed(counted, done, tmp_pat
     (waiting,) = found["unattributed"]
     assert (waiting["identity"], waiting["newest"]) == ("stranger", "2022-11-22T00:00:00.000Z")
     assert "stranger" in done("sources")
+    assert "\n1 identity belongs to no zone; give" in done("sources")
 
 
 def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(acme, done, data, monkeypatch):
@@ -446,13 +447,32 @@ def test_rejects_are_listed_and_their_lines_come_back_to_the_byte(counted, done)
 
 def test_a_claimed_identity_brings_its_history(counted, done, fails):
     assert done("zone", "claim", "acme", "static", "stranger") == (
-        "stranger belongs to acme/static; moved 1 requests, 50 bytes.\n"
+        "stranger belongs to acme/static; moved 1 request, 50 bytes.\n"
     )
     assert json.loads(done("sources", "--json"))["unattributed"] == []
     (row,) = json.loads(done("usage", "acme/static", "--from", "2022-11-22", "--output", "json"))["rows"]
     assert row == {"bucket": "2022-11-22T00:00:00Z", "requests": 1, "bytes_up": 20, "bytes_down": 30}
     assert "moved 0 requests" in done("zone", "claim", "acme", "static", "stranger")
     assert "another zone" in fails("zone", "claim", "acme", "edge", "stranger")
+
+
+@pytest.mark.parametrize(("identity", "zone"), [("-", "static"), ("-", "edge"), ("(beyond the daily bound)", "static")])
+@pytest.mark.usefixtures("acme")
+def test_what_is_nobodys_own_is_not_claimed_in_passing(done, fails, tmp_path, identity, zone):
+    """First it is said what it is, how much, and that it is for good."""
+    sides = {"target_bytes_up": 5, "target_bytes_down": 5, "client_bytes_up": 7, "client_bytes_down": 8}
+    lines = [{"time": LINES[0][0], "bytes_up": 1, "bytes_down": 2}, {"time": LINES[1][0], **sides}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done("ingest", "--format", "jsonl", tmp_path / "log.jsonl")
+    assert "- is all traffic that names no identity." in done("sources").splitlines()
+    waiting = {"(beyond the daily bound)": (0, 0)}.get(identity, (2, 13 if zone == "static" else 18))
+    size = f"{waiting[0]} requests, {waiting[1]} bytes"
+    refused = fails("zone", "claim", "acme", zone, identity)
+    assert refused.startswith(f"{identity} is all traffic ")
+    assert f"{size} so far, and all to come. To give it to acme/{zone} for good, add --shared." in refused
+    assert done("zone", "claim", "acme", zone, identity, "--shared") == (
+        f"{identity} belongs to acme/{zone}; moved {size}.\n"
+    )
 
 
 def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, data, tmp_path, monkeypatch):

@@ -79,6 +79,11 @@ def human(count: int) -> str:
     return f"{count} B" if unit == 0 else f"{size:.2f} {UNITS[unit]}"
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 request`, `2 requests`; `many` where an s does not make the plural."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def time(second: int | None) -> str | None:
     """ISO 8601, or None."""
     return None if second is None else grid.format_time(second)
