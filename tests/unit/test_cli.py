@@ -518,6 +518,23 @@ def test_usage_by_default_is_by_day_since_the_first_of_the_previous_month(counte
     ]
 
 
+def test_a_period_without_a_start_begins_a_month_before_the_one_in_which_it_ends(counted, done):
+    """As in the native API: its last moment decides, so a whole month is told with the one before."""
+    assert [
+        row["from"][:7] for row in json.loads(done("cost", "acme/edge", "--to", "2022-11-01", "--json"))["rows"]
+    ] == [
+        "2022-09",
+        "2022-10",
+    ]
+    assert [row["bucket"] for row in rows(done, "acme", "--to", "2022-11-01")] == ["2022-10-01T00:00:00Z"]
+    assert rows(done, "acme", "--to", "2022-10-01") == rows(done, "acme", "--to", "1970-01-01") == []
+
+
+def test_json_is_asked_for_as_everywhere(counted, done, fails):
+    assert done("usage", "acme", "--json") == done("usage", "acme", "--output", "json")
+    assert "give one of them" in fails("usage", "acme", "--json", "--output", "csv")
+
+
 @pytest.mark.parametrize(
     ("resolution", "expected"),
     [

@@ -222,11 +222,14 @@ def test_an_account_and_zones_that_share_a_name_are_mixed_only_when_asked(ask):
     assert {row["zone"]: row["requests"] for row in rows} == {zone: found[0] for (_, zone), found in sums.items()}
 
 
-def test_without_dates_the_running_month_is_told(ask):
+def test_without_dates_the_running_month_and_the_one_before_are_told(ask):
     body = ask().json()
-    assert (body["from"], body["to"], body["timezone"]) == ("2026-11-01T00:00:00Z", "2026-11-23T00:00:00Z", "UTC")
+    assert (body["from"], body["to"], body["timezone"]) == ("2026-10-01T00:00:00Z", "2026-11-23T00:00:00Z", "UTC")
     assert ask(resolution="5m").json()["to"] == "2026-11-22T12:05:00Z"
-    assert ask(to="2026-10-15").json()["from"] == "2026-10-01T00:00:00Z"
+    assert ask(timezone="Asia/Tokyo").json()["from"] == "2026-10-01T00:00:00+09:00"
+    assert ask(to="2026-10-15").json()["from"] == "2026-09-01T00:00:00Z"
+    assert ask(to="2026-10-01").json()["from"] == "2026-08-01T00:00:00Z"
+    assert ask(to="1970-01-02").json()["from"] == "1970-01-01T00:00:00Z"
     body = ask(timezone="Asia/Tokyo", from_="2026-11-02").json()
     assert (body["from"], body["to"]) == ("2026-11-02T00:00:00+09:00", "2026-11-23T00:00:00+09:00")
 

@@ -60,7 +60,7 @@ def set_price(
 
 
 def cost(context: typer.Context, target: Target, start: From = None, end: To = None, as_json: Json = False) -> None:
-    """Bytes and cost, by zone and calendar month; from the first of the previous month, unless told otherwise.
+    """Bytes and cost, by zone and calendar month.
 
     --from and --to widen to whole days, UTC. A month in which no plan prices a zone has the cost -, and counts as 0.
     """
