@@ -298,7 +298,7 @@ def test_a_zones_status_changes_and_comes_back(done, acme, verb, status):
         (["key", "add", "acme", "--expires", "never"], "--expires 'never' is no time"),
         (["key", "list", "nobody"], "There is no account 'nobody'"),
         (["key", "revoke", "0123"], "There is no key of that id"),
-        (["operator-key", "add", "--scope", "read"], "takes --scope ingest or admin"),
+        (["operator-key", "add", "--scope", "read"], "'read' is not one of 'ingest', 'admin'"),
         (["apply", "nowhere.json"], "nowhere.json cannot be read"),
         (["price", "set", "acme", "nowhere.json"], "nowhere.json cannot be read"),
         (["usage", "nobody"], "There is no account 'nobody'"),
@@ -375,8 +375,16 @@ def test_keys_are_listed_without_their_secrets(done, acme, monkeypatch):
         ids[2]: ("acme", "read", "expired"),
     }
     assert [row["account"] for row in json.loads(done("key", "list", "acme", "--json"))["keys"]] == ["acme"] * 2
+    assert [row["id"] for row in json.loads(done("operator-key", "list", "--json"))["keys"]] == [ids[0]]
     for secret in secrets:
-        assert secret.strip() not in done("key", "list") + done("key", "list", "--json")
+        assert secret.strip() not in done("key", "list") + done("operator-key", "list") + done("key", "list", "--json")
+
+
+@pytest.mark.parametrize("group", ["key", "operator-key"])
+def test_an_operators_key_is_revoked_under_either_name(done, acme, group):
+    number = done("operator-key", "add", "--scope", "admin").split("_")[1]
+    assert done(group, "revoke", number) == f"Key {number} revoked.\n"
+    assert [row["status"] for row in json.loads(done("operator-key", "list", "--json"))["keys"]] == ["revoked"]
 
 
 # ---------------------------------------------------------------- what came in
