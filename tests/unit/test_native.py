@@ -490,6 +490,27 @@ def test_errors_are_problem_details_with_a_stable_code(ask, parameters, status, 
     assert body["detail"]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "detail"),
+    [
+        ({"who": None}, "No key was sent: send it in the header `Authorization: Bearer KEY`."),
+        ({"zone": "one"}, "There is no parameter 'zone' here: did you mean zones?"),
+        ({"groupby": "zone"}, "There is no parameter 'groupby' here: did you mean group_by?"),
+        (
+            {"path": "/v1/zones", "start": "x"},
+            "There is no parameter 'start' here: there are accounts, cursor, format, limit, zones.",
+        ),
+        (
+            {"path": "/v1/nothing"},
+            "There is no such path: there are GET /v1/usage, GET /v1/zones, GET /v1/sources, and /docs tells of each.",
+        ),
+        ({"method": "POST"}, "This path takes GET, HEAD."),
+    ],
+)
+def test_a_mistake_in_the_request_comes_with_what_would_be_right(ask, parameters, detail):
+    assert ask(**parameters).json()["detail"] == detail
+
+
 def test_what_only_the_operator_should_know_is_not_told():
     for code in ("unavailable", "failure"):
         reply = native.problems.render_error(native.problems.BandmeterError(code, "/var/lib/secret is full"))
