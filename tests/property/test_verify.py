@@ -428,6 +428,8 @@ def test_the_command_ends_with_1_when_something_differs(command, tmp_path):
     command.ingest("jsonl", write(tmp_path, "a.log", *map(line, range(10))))
     shown = command("verify").stdout.decode()
     assert "10 records recounted" in shown
+    assert {"1 source", "1 zone", "1 log recounted", "1 zone or identity recounted"} <= set(shown.splitlines())
+    assert "\n1000 draws of a zone's day (--seed " in shown
     assert "No difference" in shown
     with contextlib.closing(sqlite3.connect(command.data / "usage.db")) as db, db:
         db.execute("UPDATE usage_day SET target_bytes_up = 0")
@@ -436,7 +438,7 @@ def test_the_command_ends_with_1_when_something_differs(command, tmp_path):
     assert document["differences"][0].startswith("zone 1, 2026-11-20T00:00:00Z")
     assert document["unchecked"] == ["the logs were not looked at: --no-logs."]
     assert document["checked"]["days of zones"] == 1_000
-    assert b"1 databases, whole" in command("verify", "--sample", "0", status=1).stdout
+    assert b"1 database, whole" in command("verify", "--sample", "0", status=1).stdout
 
 
 def test_a_rotated_log_of_a_configured_source_is_found(command, tmp_path):

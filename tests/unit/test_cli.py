@@ -301,7 +301,7 @@ def test_a_zones_status_changes_and_comes_back(done, acme, verb, status):
         (["key", "add", "acme", "--expires", "never"], "--expires 'never' is no time"),
         (["key", "list", "nobody"], "There is no account 'nobody'"),
         (["key", "revoke", "0123"], "There is no key of that id"),
-        (["operator-key", "add", "--scope", "read"], "takes --scope ingest or admin"),
+        (["operator-key", "add", "--scope", "read"], "'read' is not one of 'ingest', 'admin'"),
         (["apply", "nowhere.json"], "nowhere.json cannot be read"),
         (["price", "set", "acme", "nowhere.json"], "nowhere.json cannot be read"),
         (["usage", "nobody"], "There is no account 'nobody'"),
@@ -378,8 +378,16 @@ def test_keys_are_listed_without_their_secrets(done, acme, monkeypatch):
         ids[2]: ("acme", "read", "expired"),
     }
     assert [row["account"] for row in json.loads(done("key", "list", "acme", "--json"))["keys"]] == ["acme"] * 2
+    assert [row["id"] for row in json.loads(done("operator-key", "list", "--json"))["keys"]] == [ids[0]]
     for secret in secrets:
-        assert secret.strip() not in done("key", "list") + done("key", "list", "--json")
+        assert secret.strip() not in done("key", "list") + done("operator-key", "list") + done("key", "list", "--json")
+
+
+@pytest.mark.parametrize("group", ["key", "operator-key"])
+def test_an_operators_key_is_revoked_under_either_name(done, acme, group):
+    number = done("operator-key", "add", "--scope", "admin").split("_")[1]
+    assert done(group, "revoke", number) == f"Key {number} revoked.\n"
+    assert [row["status"] for row in json.loads(done("operator-key", "list", "--json"))["keys"]] == ["revoked"]
 
 
 # ---------------------------------------------------------------- what came in
@@ -406,6 +414,7 @@ def test_sources_are_listed_with_what_waits_to_be_claimed(counted, done, tmp_pat
     (waiting,) = found["unattributed"]
     assert (waiting["identity"], waiting["newest"]) == ("stranger", "2022-11-22T00:00:00.000Z")
     assert "stranger" in done("sources")
+    assert "\n1 identity belongs to no zone; give" in done("sources")
 
 
 def test_a_followed_source_that_is_quiet_is_told_from_one_that_does_not_report(acme, done, data, monkeypatch):
@@ -452,13 +461,32 @@ def test_rejects_are_listed_and_their_lines_come_back_to_the_byte(counted, done)
 
 def test_a_claimed_identity_brings_its_history(counted, done, fails):
     assert done("zone", "claim", "acme", "static", "stranger") == (
-        "stranger belongs to acme/static; moved 1 requests, 50 bytes.\n"
+        "stranger belongs to acme/static; moved 1 request, 50 bytes.\n"
     )
     assert json.loads(done("sources", "--json"))["unattributed"] == []
     (row,) = json.loads(done("usage", "acme/static", "--from", "2022-11-22", "--output", "json"))["rows"]
     assert row == {"bucket": "2022-11-22T00:00:00Z", "requests": 1, "bytes_up": 20, "bytes_down": 30}
     assert "moved 0 requests" in done("zone", "claim", "acme", "static", "stranger")
     assert "another zone" in fails("zone", "claim", "acme", "edge", "stranger")
+
+
+@pytest.mark.parametrize(("identity", "zone"), [("-", "static"), ("-", "edge"), ("(beyond the daily bound)", "static")])
+@pytest.mark.usefixtures("acme")
+def test_what_is_nobodys_own_is_not_claimed_in_passing(done, fails, tmp_path, identity, zone):
+    """First it is said what it is, how much, and that it is for good."""
+    sides = {"target_bytes_up": 5, "target_bytes_down": 5, "client_bytes_up": 7, "client_bytes_down": 8}
+    lines = [{"time": LINES[0][0], "bytes_up": 1, "bytes_down": 2}, {"time": LINES[1][0], **sides}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done("ingest", "--format", "jsonl", tmp_path / "log.jsonl")
+    assert "- is all traffic that names no identity." in done("sources").splitlines()
+    waiting = {"(beyond the daily bound)": (0, 0)}.get(identity, (2, 13 if zone == "static" else 18))
+    size = f"{waiting[0]} requests, {waiting[1]} bytes"
+    refused = fails("zone", "claim", "acme", zone, identity)
+    assert refused.startswith(f"{identity} is all traffic ")
+    assert f"{size} so far, and all to come. To give it to acme/{zone} for good, add --shared." in refused
+    assert done("zone", "claim", "acme", zone, identity, "--shared") == (
+        f"{identity} belongs to acme/{zone}; moved {size}.\n"
+    )
 
 
 def test_a_file_that_is_renamed_before_it_is_opened_is_no_mistake(acme, run, data, tmp_path, monkeypatch):
@@ -502,6 +530,23 @@ def test_usage_by_default_is_by_day_since_the_first_of_the_previous_month(counte
         {"bucket": "2022-10-01T00:00:00Z", "requests": 1, "bytes_up": 1, "bytes_down": 9},
         {"bucket": "2022-11-20T00:00:00Z", "requests": 4, "bytes_up": 1_000_000_100, "bytes_down": 900},
     ]
+
+
+def test_a_period_without_a_start_begins_a_month_before_the_one_in_which_it_ends(counted, done):
+    """As in the native API: its last moment decides, so a whole month is told with the one before."""
+    assert [
+        row["from"][:7] for row in json.loads(done("cost", "acme/edge", "--to", "2022-11-01", "--json"))["rows"]
+    ] == [
+        "2022-09",
+        "2022-10",
+    ]
+    assert [row["bucket"] for row in rows(done, "acme", "--to", "2022-11-01")] == ["2022-10-01T00:00:00Z"]
+    assert rows(done, "acme", "--to", "2022-10-01") == rows(done, "acme", "--to", "1970-01-01") == []
+
+
+def test_json_is_asked_for_as_everywhere(counted, done, fails):
+    assert done("usage", "acme", "--json") == done("usage", "acme", "--output", "json")
+    assert "give one of them" in fails("usage", "acme", "--json", "--output", "csv")
 
 
 @pytest.mark.parametrize(
@@ -580,11 +625,32 @@ def test_a_price_is_set_and_a_cost_answered(counted, done, fails, tmp_path):
         "bytes": 10,
         "cost": "0.0000",
         "unit": "bytes",
+        "priced": True,
     }
     assert (november["bytes"], november["cost"]) == (1_000_001_000, "2.0000")
     assert done("cost", "acme").splitlines()[-1].split()[-1] == "2.0000"
     shown = json.loads(done("account", "show", "acme", "--json"))["zones"]
     assert [zone["plan"]["price"] for zone in shown] == ["0.50", "2"]
+
+
+def test_what_has_no_price_is_told_from_what_is_free(counted, run, done, tmp_path):
+    """Month by month; zones without traffic are not spoken of, for they would cost nothing anyway."""
+    done("zone", "add", "acme", "idle")
+    (tmp_path / "p.json").write_text('{"plan": "per_gb", "price": "0"}')
+    done("price", "set", "acme/edge", tmp_path / "p.json")
+    done("price", "set", "acme/static", tmp_path / "p.json", "--from", "2022-11")
+    status, out, err = run("cost", "acme", "--json")
+    assert status == 0
+    assert err == "No price for traffic of acme/static, so it costs nothing: see `bandmeter price set --help`.\n"
+    unpriced = [(row["zone"], row["from"][:7]) for row in json.loads(out)["rows"] if not row["priced"]]
+    assert unpriced == [("idle", "2022-10"), ("idle", "2022-11"), ("static", "2022-10")]
+    assert [line.split()[-1] for line in run("cost", "acme")[1].splitlines()[1:]] == [
+        *("0.0000", "0.0000"),
+        *("-", "-"),
+        *("-", "0.0000"),
+        "0.0000",
+    ]
+    done("cost", "acme", "--from", "2022-11-01")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"price": 1}', '{"plan": "per_mile"}', '{"plan": "per_gb", "price": -1}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 
 import pytest
 
@@ -112,6 +113,41 @@ def test_the_edge_of_the_future(meter):
 
 
 @pytest.mark.parametrize(
+    ("time", "hint"),
+    [
+        (1_795_132_800_123, ": it looks like milliseconds, and is read as seconds"),
+        (1_795_132_800_123_456, ": it looks like microseconds, and is read as seconds"),
+        (1_795_992_000, ""),
+        (999_999_999_999, ""),  # this many milliseconds were in 2001: who writes it means something else
+    ],
+)
+def test_a_time_that_is_finer_than_seconds_is_known_by_its_size(meter, time, hint):
+    found = explained(meter, json.dumps({"time": time, "identity": "u", "bytes_up": 1, "bytes_down": 1}))
+    assert found[:2] == ("time", "in_future")
+    assert found[2] == f"the time is {time - NOW_MS // 1000} s ahead of this machine's clock{hint}"
+
+
+@pytest.mark.parametrize(
+    ("account", "zone", "command"),
+    [
+        ("acme", "none", "`bandmeter zone add acme none`"),
+        ("acme", "*.test", "`bandmeter zone add acme '*.test'`"),
+        ("acme", "", ""),
+        ("a b", "c", ""),
+        ("acme", "x`reboot`", ""),
+    ],
+)
+def test_a_zone_that_is_missing_comes_with_the_command_that_adds_it(meter, account, zone, command):
+    """Where there can be one of that name, so that what can be copied is safe in a shell."""
+    record = {"time": 1_795_132_800, "account": account, "zone": zone, "bytes_up": 1, "bytes_down": 1}
+    found = explained(meter, json.dumps(record))
+    assert found[:2] == ("zone", "unknown_zone")
+    assert found[2].startswith(f"there is no zone '{account}/{zone}': ")
+    assert found[2].endswith("mend the record")
+    assert re.findall("`bandmeter.*`", found[2]) == ([command] if command else [])
+
+
+@pytest.mark.parametrize(
     ("status", "is_good"), [(99, False), (100, True), (599, True), (600, False), ("-", True), ("000", True)]
 )
 def test_the_edges_of_a_status(meter, status, is_good):
@@ -122,15 +158,30 @@ def test_the_edges_of_a_status(meter, status, is_good):
 @pytest.mark.parametrize(
     ("named", "field", "reason", "detail"),
     [
-        ({"account": "other", "zone": "res"}, "zone", "unknown_zone", "the account 'other' has no zone 'res'"),
-        ({"zone": "no"}, "zone", "unknown_zone", "the key's account has no zone 'no'"),
+        (
+            {"account": "other", "zone": "res"},
+            "zone",
+            "unknown_zone",
+            "there is no zone 'other/res': add it with `bandmeter zone add other res`, or mend the record",
+        ),
+        (
+            {"zone": "no"},
+            "zone",
+            "unknown_zone",
+            "the key's account has no zone 'no': add it with `bandmeter zone add ACCOUNT no`, or mend the record",
+        ),
         (
             {"identity": "bob"},
             "identity",
             "unknown_zone",
-            "the identity 'bob' belongs to no zone of the key's account",
+            "the identity 'bob' belongs to no zone of the key's account: give it to one with `bandmeter zone claim`",
         ),
-        ({}, "identity", "missing_field", "the record names neither a zone nor an identity"),
+        (
+            {},
+            "identity",
+            "missing_field",
+            "the record names neither a zone nor an identity, and with the key of an account it takes one",
+        ),
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])

@@ -224,11 +224,14 @@ def test_an_account_and_zones_that_share_a_name_are_mixed_only_when_asked(ask):
     assert {row["zone"]: row["requests"] for row in rows} == {zone: found[0] for (_, zone), found in sums.items()}
 
 
-def test_without_dates_the_running_month_is_told(ask):
+def test_without_dates_the_running_month_and_the_one_before_are_told(ask):
     body = ask().json()
-    assert (body["from"], body["to"], body["timezone"]) == ("2026-11-01T00:00:00Z", "2026-11-23T00:00:00Z", "UTC")
+    assert (body["from"], body["to"], body["timezone"]) == ("2026-10-01T00:00:00Z", "2026-11-23T00:00:00Z", "UTC")
     assert ask(resolution="5m").json()["to"] == "2026-11-22T12:05:00Z"
-    assert ask(to="2026-10-15").json()["from"] == "2026-10-01T00:00:00Z"
+    assert ask(timezone="Asia/Tokyo").json()["from"] == "2026-10-01T00:00:00+09:00"
+    assert ask(to="2026-10-15").json()["from"] == "2026-09-01T00:00:00Z"
+    assert ask(to="2026-10-01").json()["from"] == "2026-08-01T00:00:00Z"
+    assert ask(to="1970-01-02").json()["from"] == "1970-01-01T00:00:00Z"
     body = ask(timezone="Asia/Tokyo", from_="2026-11-02").json()
     assert (body["from"], body["to"]) == ("2026-11-02T00:00:00+09:00", "2026-11-23T00:00:00+09:00")
 
@@ -487,6 +490,27 @@ def test_errors_are_problem_details_with_a_stable_code(ask, parameters, status, 
     assert (body["status"], body["code"], body["type"]) == (status, code, f"urn:bandmeter:problem:{code}")
     assert body["title"]
     assert body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "detail"),
+    [
+        ({"who": None}, "No key was sent: send it in the header `Authorization: Bearer KEY`."),
+        ({"zone": "one"}, "There is no parameter 'zone' here: did you mean zones?"),
+        ({"groupby": "zone"}, "There is no parameter 'groupby' here: did you mean group_by?"),
+        (
+            {"path": "/v1/zones", "start": "x"},
+            "There is no parameter 'start' here: there are accounts, cursor, format, limit, zones.",
+        ),
+        (
+            {"path": "/v1/nothing"},
+            "There is no such path: there are GET /v1/usage, GET /v1/zones, GET /v1/sources, and /docs tells of each.",
+        ),
+        ({"method": "POST"}, "This path takes GET, HEAD."),
+    ],
+)
+def test_a_mistake_in_the_request_comes_with_what_would_be_right(ask, parameters, detail):
+    assert ask(**parameters).json()["detail"] == detail
 
 
 def test_what_only_the_operator_should_know_is_not_told():

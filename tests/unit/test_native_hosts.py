@@ -190,10 +190,10 @@ def test_hosts_and_other_are_the_usage_without_hosts(ask):
         assert {(row["zone"], row["bucket"]): [row[name] for name in COUNTERS] for row in whole} == sums
 
 
-def test_by_default_of_the_month_until_the_end_of_today(ask):
+def test_by_default_of_two_months_until_the_end_of_today(ask):
     body = ask(from_=None, resolution="total").json()
-    assert (body["from"], body["to"]) == ("2026-11-01T00:00:00Z", "2026-11-23T00:00:00Z")
-    start = int(dt.datetime(2026, 11, 1, tzinfo=dt.UTC).timestamp())
+    assert (body["from"], body["to"]) == ("2026-10-01T00:00:00Z", "2026-11-23T00:00:00Z")
+    start = int(dt.datetime(2026, 10, 1, tzinfo=dt.UTC).timestamp())
     assert body["rows"] == plain(["acme"], "total", ["zone", "host"], start=start)
 
 

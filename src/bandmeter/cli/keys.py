@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from bandmeter.cli.session import Json, need_account, opened, read_time
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Key, Scope
+from bandmeter.service import Parts
 
 KEY = typer.Typer(no_args_is_help=True, help="An account's API keys.")
 OPERATOR_KEY = typer.Typer(no_args_is_help=True, help="Keys above accounts.")
@@ -33,18 +36,22 @@ def add_key(
     _add(context, account, scope, expires, same_body_once=same_body_once)
 
 
+class OperatorScope(enum.StrEnum):
+    """What a key above accounts may do; for reading alone there are accounts' keys."""
+
+    INGEST = Scope.INGEST
+    ADMIN = Scope.ADMIN
+
+
 @OPERATOR_KEY.command("add")
 def add_operator_key(
     context: typer.Context,
-    scope: Annotated[Scope, typer.Option(help="ingest (for all accounts) or admin.")] = Scope.INGEST,
+    scope: Annotated[OperatorScope, typer.Option(help="Send for all accounts, or everything.")] = OperatorScope.INGEST,
     expires: Expires = None,
     same_body_once: SameBodyOnce = False,
 ) -> None:
     """Make a key above accounts and print it: it cannot be shown again."""
-    if scope is Scope.READ:
-        sentence = "An operator's key takes --scope ingest or admin: for reading, make an account's key."
-        raise BandmeterError(errors.INPUT_INVALID, sentence)
-    _add(context, None, scope, expires, same_body_once=same_body_once)
+    _add(context, None, Scope(scope), expires, same_body_once=same_body_once)
 
 
 def _add(
@@ -80,16 +87,28 @@ def list_keys(
         owners = [None, *(a.id for a in parts.catalog.accounts())]
         if account is not None:
             owners = [need_account(parts, account).id]
-        rows = [_row(key, service.clock_s()) for owner in owners for key in parts.catalog.keys(owner)]
+        _list(parts, owners, as_json=as_json)
+
+
+@OPERATOR_KEY.command("list")
+def list_operator_keys(context: typer.Context, as_json: Json = False) -> None:
+    """List the keys above accounts by their public ids."""
+    with opened(context) as parts:
+        _list(parts, [None], as_json=as_json)
+
+
+def _list(parts: Parts, owners: Iterable[str | None], *, as_json: bool) -> None:
+    rows = [_row(key, service.clock_s()) for owner in owners for key in parts.catalog.keys(owner)]
     output.records(rows, "keys", ("id", "account", "scope", "status", "expires", "created"), as_json=as_json)
 
 
+@OPERATOR_KEY.command("revoke")
 @KEY.command("revoke")
 def revoke_key(
     context: typer.Context,
     key: Annotated[str, typer.Argument(metavar="ID", help="The id, as `bandmeter key list` shows it.")],
 ) -> None:
-    """Revoke a key, also an operator's, at once and for good."""
+    """Revoke a key, an account's or an operator's, at once and for good."""
     with opened(context) as parts:
         parts.catalog.revoke_key(key)
     output.say(f"Key {key} revoked.")

@@ -15,7 +15,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span, format_time
-from bandmeter.domain.usage import Outcomes
+from bandmeter.domain.usage import SHARED, Outcomes
 from bandmeter.ingest import FileReport, Job
 from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.service import sources as configured
@@ -175,9 +175,13 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
             row["gaps"] = tuple(f"{gap['from']}/{gap['to']}" for gap in row["gaps"][-GAPS_SHOWN:]) or ("none",)
         output.records(followed, "followed", tuple(followed[0]), as_json=False)
     if waiting:
-        output.say(f"\n{len(waiting)} identities belong to no zone; give them to one with `bandmeter zone claim`:")
+        count = output.count(len(waiting), "identity belongs", "identities belong")
+        output.say(f"\n{count} to no zone; give them to one with `bandmeter zone claim`:")
         shown = ("identity", "target_requests", "target_bytes", "client_requests", "client_bytes", "newest")
         output.records(waiting[:UNATTRIBUTED_SHOWN], "unattributed", shown, as_json=False)
+        for row in waiting[:UNATTRIBUTED_SHOWN]:
+            if row["identity"] in SHARED:
+                output.say(f"{row['identity']} is {SHARED[row['identity']]}.")
 
 
 def rejects(

@@ -25,7 +25,8 @@ def say(sentence: str) -> None:
 
 
 def complain(sentence: str) -> None:
-    """One line on standard error, as plain text."""
+    """One line on standard error, as plain text, behind what was printed so far."""
+    sys.stdout.flush()
     sys.stderr.write(sentence + "\n")
 
 
@@ -76,6 +77,11 @@ def human(count: int) -> str:
     while size >= KILO - 0.005 and unit < len(UNITS) - 1:  # 999.996 would show as 1000.00
         size, unit = size / KILO, unit + 1
     return f"{count} B" if unit == 0 else f"{size:.2f} {UNITS[unit]}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 request`, `2 requests`; `many` where an s does not make the plural."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def time(second: int | None) -> str | None:

@@ -15,7 +15,9 @@ from bandmeter.domain.questions import SPAN_SECONDS_MAX
 
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="TIME", help="Start, inside; the first of the previous month by default."),
+    typer.Option(
+        "--from", metavar="TIME", help="Start, inside; by default the first of the month before the one of the end."
+    ),
 ]
 To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, outside; tomorrow 00:00 UTC by default.")]
 
@@ -24,10 +26,9 @@ def read_span(start: str | None, end: str | None, edges: Resolution) -> Span:
     """The span asked for, its start cut down and its end up to the edges, so that no asked-for traffic is left out."""
     now_s = service.clock_s()
     first, last = read_time(start, "--from"), read_time(end, "--to")
-    span = Span(
-        grid.month_start(now_s, -1) if first is None else grid.floor_to(first, edges),
-        grid.day_start(now_s) + Resolution.DAY if last is None else grid.ceil_to(last, edges),
-    )
+    end_s = grid.day_start(now_s) + Resolution.DAY if last is None else grid.ceil_to(last, edges)
+    start_s = grid.month_start(max(min(now_s, end_s - 1), 0), -1) if first is None else grid.floor_to(first, edges)
+    span = Span(start_s, end_s)
     if span.start > span.end:
         shown = f"{grid.format_time(span.start)} to {grid.format_time(span.end)}"
         raise BandmeterError(

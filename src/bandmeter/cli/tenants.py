@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bandmeter import service
 from bandmeter.cli import output
 from bandmeter.cli.session import Json, need_account, need_zone, opened, read_json, read_time
-from bandmeter.domain import grid
+from bandmeter.domain import errors, grid
+from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Account, Zone, ZoneStatus
-from bandmeter.domain.usage import Side
+from bandmeter.domain.usage import SHARED, SIDED, ZERO, Counters, Side
+from bandmeter.service import Parts
 
 ACCOUNT = typer.Typer(no_args_is_help=True, help="Customers.")
 ZONE = typer.Typer(no_args_is_help=True, help="Zones: what a customer's traffic is counted under.")
@@ -189,14 +191,36 @@ def claim(
     account: AccountId,
     name: ZoneName,
     identity: Annotated[str, typer.Argument(help="As `bandmeter sources` lists it.")],
+    *,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Also an identity that is nobody's own, such as - of traffic without any.")
+    ] = False,
 ) -> None:
-    """Give an identity to a zone, and move the traffic that was counted under it there."""
+    """Give an identity to a zone, and move the traffic that was counted under it there, for good."""
     with opened(context) as parts:
         zone = need_zone(parts, account, name)
+        if identity in SHARED and not shared:
+            _refuse_shared(parts, identity, zone)
         parts.catalog.add_identity(account, name, identity)  # first, so that nothing new arrives unattributed
         moved = parts.store.claim(identity, zone)
+    output.say(f"{identity} belongs to {account}/{name}; moved {_size(moved)}.")
+
+
+def _refuse_shared(parts: Parts, identity: str, zone: Zone) -> NoReturn:
+    waiting = ZERO
+    for one in parts.store.unattributed():
+        if one.identity == identity:
+            waiting = waiting.plus(one.client if one.side == SIDED and zone.side is Side.CLIENT else one.target)
+    sentence = (
+        f"{identity} is {SHARED[identity]}, whosever it is: {_size(waiting)} so far, and all to come."
+        f" To give it to {zone.account}/{zone.name} for good, add --shared."
+    )
+    raise BandmeterError(errors.INPUT_INVALID, sentence)
+
+
+def _size(moved: Counters) -> str:
     size = moved.bytes_up + moved.bytes_down
-    output.say(f"{identity} belongs to {account}/{name}; moved {moved.requests} requests, {size} bytes.")
+    return f"{output.count(moved.requests, 'request')}, {output.count(size, 'byte')}"
 
 
 def apply(

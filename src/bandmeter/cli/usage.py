@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bandmeter.cli import output
-from bandmeter.cli.session import Target, need_target, opened
+from bandmeter.cli.session import Json, Target, need_target, opened
 from bandmeter.cli.spans import From, To, read_span
 from bandmeter.domain import errors, grid
 from bandmeter.domain.errors import BandmeterError
@@ -54,12 +54,15 @@ def usage(
     group_by: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(GROUPS)}.")] = "",
     side: Annotated[Side | None, typer.Option(help="Whose exchange; what each zone bills, when not given.")] = None,
     form: Annotated[Output, typer.Option("--output", help="How to print it.")] = Output.TABLE,
+    as_json: Json = False,
 ) -> None:
     """Requests and bytes, by bucket; buckets without traffic are left out.
 
     --from and --to widen to whole buckets: 5 minutes, hours, or days, of which months and the total are made.
     By host, what is not kept by host stands under `other`, so that days add up.
     """
+    if as_json and form is Output.CSV:
+        raise BandmeterError(errors.INPUT_INVALID, "--json and --output csv are two forms: give one of them.")
     groups = _read_groups(group_by, resolution)
     edges = EDGES.get(resolution, Resolution.DAY)
     span = read_span(start, end, edges)
@@ -71,7 +74,7 @@ def usage(
             lines = _by_dimension(parts.reports.answer(UsageQuestion(account, span, zones, edges, side)), groups)
         rows = _fold(lines, _bucket_of(resolution, span))
     columns = ("bucket", *groups, *COUNTERS)
-    if form is Output.JSON:
+    if as_json or form is Output.JSON:
         output.print_json({"rows": [dict(zip(columns, row, strict=True)) for row in rows]})
     elif form is Output.CSV:
         output.print_csv(columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -17,12 +18,13 @@ from bandmeter.verify import DAYS, Candidate, Findings, Recount, check_days, che
 
 FOUND = 1  # the exit status
 SEED_MAX = 2**32 - 1
+PLURAL = re.compile(r"\b(source|zone|log|record|bucket|database)s\b")
 
 
 def verify(
     context: typer.Context,
     *,
-    sample: Annotated[int, typer.Option(min=0, help="How many days of zones to draw; 0: look at all.")] = 1_000,
+    sample: Annotated[int, typer.Option(min=0, help="How often to draw a day of a zone; 0: look at all.")] = 1_000,
     seed: Annotated[int | None, typer.Option(min=0, max=SEED_MAX, help="Draw the same days again.")] = None,
     logs: Annotated[bool, typer.Option("--logs/--no-logs", help="Count the logs that are there again.")] = True,
     as_json: Json = False,
@@ -76,9 +78,19 @@ def _print(findings: Findings, seed: int | None, *, as_json: bool) -> None:
         return
     for kind, count in findings.checked.items():
         drawn = f" (--seed {seed} draws them again)" if kind == DAYS else ""
-        output.say(f"{count} {kind}{drawn}")
+        output.say(f"{_in_words(kind, count)}{drawn}")
     for sentence in findings.unchecked:
         output.say(f"Not checked: {sentence}")
     for sentence in findings.differences:
         output.say(f"✗ {sentence}")
-    output.say(f"✗ {len(findings.differences)} differences." if findings.differences else "✓ No difference.")
+    found = output.count(len(findings.differences), "difference")
+    output.say(f"✗ {found}." if findings.differences else "✓ No difference.")
+
+
+def _in_words(kind: str, count: int) -> str:
+    """What was looked at. Of a small store the same day is drawn many times, so draws are what is counted."""
+    if kind == DAYS:
+        return output.count(count, "draw of a zone's day", "draws of a zone's day")
+    if count == 1:
+        kind = PLURAL.sub(r"\1", kind).replace("and identities", "or identity")
+    return f"{count} {kind}"

@@ -199,7 +199,10 @@ class Outcomes(NamedTuple):
         return self.received == sum(self[1:])
 
 
+NOBODY = "-"  # the identity of records that name none
 OTHERS = "(beyond the daily bound)"  # the identity that new unattributed ones share once a day's bound is reached
+# Identities that are nobody's own, and what they are.
+SHARED = {NOBODY: "all traffic that names no identity", OTHERS: "all traffic of the identities that were too many"}
 UNSIDED, SIDED = "", "sided"  # whether unattributed records said which side their bytes speak of
 
 

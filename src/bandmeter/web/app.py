@@ -132,7 +132,7 @@ class _Application:
             if dialect is None:
                 await self._rest(scope, receive, send)
             else:
-                reply = dialect.render_error(BandmeterError(errors.ROUTE_UNKNOWN, "Not Found"))
+                reply = dialect.render_error(BandmeterError(errors.ROUTE_UNKNOWN, _tell_paths(dialect)))
                 await _send(_sign(dialect, reply, None, None), scope, send)
             return
         method = scope["method"]
@@ -265,12 +265,17 @@ def _sign(dialect: Dialect, reply: Reply, endpoint: Endpoint | None, limit: Limi
     return reply if dialect.sign is None else dialect.sign(reply, endpoint, limit)
 
 
+def _tell_paths(dialect: Dialect) -> str:
+    paths = ", ".join(f"{endpoint.method} {path}" for endpoint in dialect.endpoints for path in endpoint.paths)
+    return f"There is no such path: there are {paths}, and /docs tells of each."
+
+
 def _refuse_method(methods: _Methods) -> Reply:
     dialect, endpoint, _ = next(iter(methods.values()))
-    reply = dialect.render_error(BandmeterError(errors.METHOD_UNKNOWN, "Method Not Allowed"))
+    allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
+    reply = dialect.render_error(BandmeterError(errors.METHOD_UNKNOWN, f"This path takes {allowed}."))
     reply = _sign(dialect, reply, endpoint, None)
-    allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
-    return reply._replace(headers={**reply.headers, "Allow": ", ".join(sorted(allowed))})
+    return reply._replace(headers={**reply.headers, "Allow": allowed})
 
 
 def _log_failure(endpoint: Endpoint, error: Exception) -> None:

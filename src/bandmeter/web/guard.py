@@ -5,7 +5,8 @@ Law 9: everything that a stranger can make long has a limit here.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -56,7 +57,7 @@ def read_query(path: str, query: bytes) -> Pairs:
         ) from error
 
 
-def take(pairs: Pairs, names: Container[str], *, is_strict: bool = False) -> dict[str, str]:
+def take(pairs: Pairs, names: Collection[str], *, is_strict: bool = False) -> dict[str, str]:
     """The parameters that the endpoint knows, each sent once.
 
     What it does not know is ignored, as vendors do, or refused when `is_strict`.
@@ -65,7 +66,7 @@ def take(pairs: Pairs, names: Container[str], *, is_strict: bool = False) -> dic
     for name, value in pairs:
         if name not in names:
             if is_strict:
-                raise BandmeterError(errors.PARAMETER_INVALID, f"There is no parameter {name[:80]!r} here.")
+                raise BandmeterError(errors.PARAMETER_INVALID, _unknown(name[:80], sorted(names)))
             continue
         if name in taken:
             raise BandmeterError(errors.PARAMETER_INVALID, f"{name} was sent twice: send it once.")
@@ -75,6 +76,12 @@ def take(pairs: Pairs, names: Container[str], *, is_strict: bool = False) -> dic
             raise BandmeterError(errors.PARAMETER_INVALID, f"{name} takes printable characters only.")
         taken[name] = value
     return taken
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+    return f"There is no parameter {name!r} here: {hint}"
 
 
 def find_secret(credentials: Sequence[tuple[str, str]], headers: Headers, pairs: Pairs) -> str:

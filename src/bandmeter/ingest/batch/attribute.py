@@ -15,12 +15,12 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from bandmeter.domain.tenancy import ZONE_MARK, Zone
+from bandmeter.domain.usage import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 REMEMBERED_MAX = 65_536  # owners that were looked up, 100 bytes each
-NOBODY = "-"  # the identity of records that name none
 SEPARATOR = "\x01"  # between account and zone in an owner's text: no line that is decoded holds it
 _CUSTOMER_MARK = re.compile(r"(?:^|-)cust(?:omer)?-")
 

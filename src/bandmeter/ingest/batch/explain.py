@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bandmeter.domain.tenancy import ACCOUNT_ID, ZONE_NAME
 from bandmeter.domain.usage import BYTES_MAX, DIMENSIONS, REQUESTS_MAX
 from bandmeter.ingest.batch.query import FUTURE_MS_MAX, IDENTITY_LENGTH_MAX, PAIRS
 
@@ -25,6 +27,8 @@ REASONS = (
     "corrupt",
 )
 SHOWN_LENGTH_MAX = 60  # of a value in a sentence
+FINER = {"milliseconds": 10**3, "microseconds": 10**6}  # than seconds, for which a time was taken
+FINER_MS_MIN = 10**12  # September 2001: no log is older, and no clock shows a time a thousand times as late
 
 
 class Explanation(NamedTuple):
@@ -66,8 +70,11 @@ def _explain_time(layout: Layout, record: dict[str, Any], now_ms: int) -> Explan
         shown = ", ".join(f"{name} is {_shown(text)}" for name, text in texts.items())
         return Explanation("time", "bad_time", f"{shown}; a time is Unix seconds, or RFC 3339 with its offset")
     if time_ms > now_ms + FUTURE_MS_MAX:
-        ahead_s = (time_ms - now_ms) // 1000
-        return Explanation("time", "in_future", f"the time is {ahead_s} s ahead of this machine's clock")
+        ahead = f"the time is {(time_ms - now_ms) // 1000} s ahead of this machine's clock"
+        for unit, count in FINER.items():
+            if FINER_MS_MIN <= time_ms // count <= now_ms + FUTURE_MS_MAX:
+                return Explanation("time", "in_future", f"{ahead}: it looks like {unit}, and is read as seconds")
+        return Explanation("time", "in_future", ahead)
     return None
 
 
@@ -109,15 +116,28 @@ def _explain_zone(record: dict[str, Any]) -> Explanation | None:
 
 
 def _explain_owner(account: str | None, zone: str | None, identity: str | None) -> Explanation:
-    """What names no zone, and must; only a sender who may speak for one account has to name one of its zones."""
-    if account is not None:
-        return Explanation("zone", "unknown_zone", f"the account {_shown(account)} has no zone {_shown(zone)}")
+    """What names no zone, and must; only a sender who may speak for one account has to name one of its zones.
+
+    Such a sender is told the same of another account's zone as of none.
+    """
+    if account is not None and zone is not None:
+        named = _shown(f"{account}/{zone}")
+        return Explanation("zone", "unknown_zone", f"there is no zone {named}: {_mend_zone(account, zone)}")
     if zone is not None:
-        return Explanation("zone", "unknown_zone", f"the key's account has no zone {_shown(zone)}")
+        sentence = f"the key's account has no zone {_shown(zone)}: {_mend_zone('ACCOUNT', zone)}"
+        return Explanation("zone", "unknown_zone", sentence)
     if identity is not None:
         sentence = f"the identity {_shown(identity)} belongs to no zone of the key's account"
-        return Explanation("identity", "unknown_zone", sentence)
-    return Explanation("identity", "missing_field", "the record names neither a zone nor an identity")
+        return Explanation("identity", "unknown_zone", f"{sentence}: give it to one with `bandmeter zone claim`")
+    sentence = "the record names neither a zone nor an identity, and with the key of an account it takes one"
+    return Explanation("identity", "missing_field", sentence)
+
+
+def _mend_zone(account: str, zone: str) -> str:
+    """The command that adds a zone, where there can be one of that name."""
+    if ACCOUNT_ID.fullmatch(account) and ZONE_NAME.fullmatch(zone):
+        return f"add it with `bandmeter zone add {account} {shlex.quote(zone)}`, or mend the record"
+    return "mend the record"
 
 
 def _explain_number(layout: Layout, field: str, record: dict[str, Any], limit: int) -> Explanation | None:

@@ -61,7 +61,11 @@ FORMAT = Parameter(
 )
 _TIME_SCHEMA = {"type": "string", "pattern": TIME_PATTERN}
 _TIME_TAKES = "RFC 3339, or a date: its midnight in `timezone`."
-FROM = Parameter("from", _TIME_SCHEMA, f"Start, inclusive. {_TIME_TAKES} Without it: the start of the month.")
+FROM = Parameter(
+    "from",
+    _TIME_SCHEMA,
+    f"Start, inclusive. {_TIME_TAKES} Without it: the first of the month before the one in which the period ends.",
+)
 TO = Parameter("to", _TIME_SCHEMA, f"End, exclusive. {_TIME_TAKES} Without it: the end of the bucket that runs now.")
 TIMEZONE = Parameter(
     "timezone",
@@ -208,14 +212,18 @@ def read_filter(call: Call) -> Callable[[int], bool]:
 
 
 def read_span(call: Call, unit: Unit | None, timezone: str) -> Span:
-    """From `from` to `to`, with their defaults; `unit` None: on 5 minutes. Raises `parameter_invalid`."""
+    """From `from` to `to`, with their defaults; `unit` None: on 5 minutes. Raises `parameter_invalid`.
+
+    The default is that of the vendor with the most clients: the month that runs, and the one before.
+    """
     now_s = call.now_ms // 1000
     end = _read_time(call, TO, timezone)
     if end is None:
         end = localtime.bucket(now_s, unit or Unit.FIVE_MINUTES, timezone).end
     start = _read_time(call, FROM, timezone)
     if start is None:
-        start = localtime.bucket(max(min(now_s, end - 1), 0), Unit.MONTH, timezone).start
+        last_month = localtime.bucket(max(min(now_s, end - 1), 0), Unit.MONTH, timezone)
+        start = localtime.bucket(max(last_month.start - 1, 0), Unit.MONTH, timezone).start
     if start > end:
         refuse(FROM, "must not be after to")
     return check_span(Span(start, end), unit)

@@ -41,8 +41,10 @@ _HEADERS = {
     429: {"Retry-After": _RETRY_AFTER_SECONDS},
     503: {"Retry-After": _RETRY_AFTER_SECONDS},
 }
-# Whose own sentence may name files and causes, which are the operator's business and stand in the log.
-_PRIVATE = {
+# Instead of the error's own sentence: which knows nothing of this API's header, or may name files and causes, which are
+# the operator's business and stand in the log.
+_SENTENCES = {
+    errors.KEY_MISSING: "No key was sent: send it in the header `Authorization: Bearer KEY`.",
     errors.UNAVAILABLE: "The server cannot answer now: try again later.",
     errors.FAILURE: "The server failed; what happened is in its log.",
 }
@@ -56,7 +58,7 @@ def render_error(error: BandmeterError) -> Reply:
         "type": f"urn:bandmeter:problem:{code}",
         "title": status.phrase,
         "status": int(status),
-        "detail": _PRIVATE.get(code, error.sentence),
+        "detail": _SENTENCES.get(code, error.sentence),
         "code": code,
     }
     return Reply(msgspec.json.encode(body), int(status), MEDIA_TYPE, _HEADERS.get(status, {}))

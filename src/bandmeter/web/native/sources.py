@@ -38,7 +38,8 @@ ROW = {
     "gaps": {"type": "array", "items": _GAP, "description": "Within `from` and `to`: when it did not report."},
     "notes": {"type": "array", "items": _TEXT},
 }
-PARAMETERS = (parameters.FROM, parameters.TO, parameters.LIMIT, parameters.CURSOR)
+FROM = parameters.FROM._replace(description="Start, inclusive. RFC 3339, or a date. Without it: seven days ago.")
+PARAMETERS = (FROM, parameters.TO, parameters.LIMIT, parameters.CURSOR)
 
 
 def respond(reports: Reports, _catalog: Catalog, call: Call) -> Reply:
