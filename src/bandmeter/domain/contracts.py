@@ -89,11 +89,6 @@ class SourceState(NamedTuple):
     committed_ms: int | None
     note: str  # what an operator should know: "partial", "unmeterable", …
 
-    @property
-    def is_posted(self) -> bool:
-        """Whether it is a sender of bodies, and not a file."""
-        return self.head.startswith(POSTED)
-
 
 def overlaps(head: bytes, other: bytes) -> bool:
     """Whether two sources' heads could be the same content, seen at different lengths."""

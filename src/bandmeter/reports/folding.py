@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 from bandmeter.domain import errors, grid, localtime
-from bandmeter.domain.contracts import SourceState
+from bandmeter.domain.contracts import POSTED, SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span, Unit
 from bandmeter.domain.questions import SPAN_SECONDS_MAX
@@ -44,7 +44,7 @@ def newest_ms(sources: Iterable[SourceState], *, is_followed: bool) -> int | Non
 
     Of a followed one that of its files: whoever posts under its name makes what it logs no newer.
     """
-    told = (source.newest_ms for source in sources if not (is_followed and source.is_posted))
+    told = (source.newest_ms for source in sources if not (is_followed and source.head.startswith(POSTED)))
     return max((ms for ms in told if ms is not None), default=None)
 
 

@@ -126,4 +126,4 @@ def _examine_source(config: Config, source: Source, found: list[str], problem: s
         return Check(name, "", f"No file fits {sources.pattern(config, source)}: mend the path in {config.file}.")
     if hidden:
         return Check(name, "", f"{hidden[0]} cannot be read: give this user's group access to it.")
-    return Check(name, f"{len(found)} files", problem)
+    return Check(name, f"{len(found)} file{'s' if len(found) > 1 else ''}", problem)

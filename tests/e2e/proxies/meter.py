@@ -70,9 +70,9 @@ class Meter:
         command.apply({p.name: zones_of(p) for p in proxies})
         (command.data / "bandmeter.toml").write_text(
             "".join(
-                f'[[source]]\nname = "{p.name}"\nformat = "{p.format}"\npath = "{pattern}"\n\n'
+                f'[[source]]\nname = "{p.name}-{number}"\nformat = "{p.format}"\npath = "{pattern}"\n\n'
                 for p in proxies
-                for pattern in self._patterns[p.name]
+                for number, pattern in enumerate(self._patterns[p.name])
             )
         )
         self._key = command("operator-key", "add", "--scope", "admin").stdout.decode().strip()
@@ -170,7 +170,7 @@ class Meter:
     def outcomes(self, proxy: Proxy) -> dict[str, int]:
         """The counts of law 2 over all that was read; a line that was read again counts once."""
         document = json.loads(self._run("sources", "--json").stdout)
-        sources = [source for source in document["sources"] if source["name"] == proxy.name]
+        sources = [source for source in document["sources"] if source["name"].rpartition("-")[0] == proxy.name]
         return {name: sum(source[name] for source in sources) for name in OUTCOMES}
 
     def lines(self, proxy: Proxy) -> int:
