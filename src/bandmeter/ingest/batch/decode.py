@@ -121,7 +121,7 @@ class Decoder:
     """Decodes batches of one format, read in one way, on one DuckDB connection.
 
     `is_small`: made for a few records at a time: the query is planned once, and not made better, which for them takes
-    longer than running it. Not for records that are spread.
+    longer than running it.
     """
 
     def __init__(
@@ -160,16 +160,22 @@ class Decoder:
         self._query = Query(self.format, self._reading, self._path, attribution.cut_sql("identity"))
         if self._is_small:
             records = f"({self._query.records('$1::BIGINT')})"
-            self._db.execute(f"PREPARE by_key AS {self._query.by_key(records)}")
+            pieces = self._query.pieces(records)
+            self._db.execute(f"PREPARE by_key AS {self._query.by_key(pieces)}")
             if self._query.reading.by_host:
-                self._db.execute(f"PREPARE by_host AS {self._query.by_host(records)}")
+                self._db.execute(f"PREPARE by_host AS {self._query.by_host(pieces)}")
+            if self._query.reading.spread:
+                self._db.execute(f"PREPARE most_groups AS {self._query.most_groups(records)}")
 
     def fold(self, now_ms: int, groups_max: int | None = None) -> Groups | None:
         """Decode and fold the file; None when more groups than that come out of records that are spread.
 
         Raises duckdb.Error when the splitter fails; `clean` then finds the lines that made it fail.
         """
+        bound = groups_max if self._query.reading.spread else None
         if self._is_small:
+            if bound is not None and self._number(f"EXECUTE most_groups({now_ms})") > bound:
+                return None
             return self._fold_small(now_ms)
         query, reading = self._query, self._query.reading
         records = f"({query.records(str(now_ms))})"
@@ -177,7 +183,7 @@ class Decoder:
             self._keep("record", records)
             records = "record"
         try:
-            if reading.spread and groups_max is not None and self._number(query.most_groups(records)) > groups_max:
+            if bound is not None and self._number(query.most_groups(records)) > bound:
                 return None
             self._keep("key_group", query.by_key(query.pieces(records)))
             groups = self._numbered_groups()

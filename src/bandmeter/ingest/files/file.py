@@ -117,8 +117,7 @@ class FileRun:
     def decoder(self, size: int) -> Decoder:
         """The decoder for a batch of that many bytes."""
         job = self._job
-        is_small = size <= SMALL_BYTES and not job.reading.spread  # of which a few records may be a million rows
-        return self._tools.decoder(job, job.reading, self._columns, is_small=is_small)
+        return self._tools.decoder(job, job.reading, self._columns, is_small=size <= SMALL_BYTES)
 
     def _header(self) -> list[str]:
         with source.opened(self._path) as content:
