@@ -125,6 +125,7 @@ class Twins:
         for state in self.do("sources"):
             assert state.outcomes.adds_up
             self.do("rejects", state.number, 2)
+            self.do("count_rejects", state.number, 2)
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)
                 self.do("names_of_head", head)

@@ -309,6 +309,8 @@ def test_a_zones_status_changes_and_comes_back(done, acme, verb, status):
         (["usage", "acme/"], "names no zone"),
         (["usage", "acme", "--from", "yesterday"], "--from 'yesterday' is no time"),
         (["usage", "acme", "--from", "2022-11-02", "--to", "2022-11-01"], "ends before it starts"),
+        (["usage", "acme", "--from", "2030-01-01"], "it ends tomorrow 00:00 UTC unless --to says otherwise"),
+        (["ingest", "--format", "jsonl", "--source", "", "nowhere.log"], "--source takes a name"),
         (["usage", "acme", "--from", "0001-01-01"], "longer than 800 days"),
         (["usage", "acme", "--to", "9999-12-31"], "longer than 800 days"),
         (["usage", "acme", "--group-by", "zone,moon"], "--group-by does not know 'moon'"),

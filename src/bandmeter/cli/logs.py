@@ -46,6 +46,8 @@ def ingest(
     as_json: Json = False,
 ) -> None:
     """Count logs, each part of them once, however often they are given."""
+    if not source:
+        raise BandmeterError(errors.INPUT_INVALID, "--source takes a name: leave the option out to take `files`.")
     if (account is None) != (zone is None):
         raise BandmeterError(errors.INPUT_INVALID, "--account and --zone belong together: give both, or neither.")
     if bool(files) != (format_name is not None):

@@ -31,9 +31,8 @@ def read_span(start: str | None, end: str | None, edges: Resolution) -> Span:
     span = Span(start_s, end_s)
     if span.start > span.end:
         shown = f"{grid.format_time(span.start)} to {grid.format_time(span.end)}"
-        raise BandmeterError(
-            errors.INPUT_INVALID, f"The period {shown} ends before it starts: exchange --from and --to."
-        )
+        mend = "exchange --from and --to" if end else "it ends tomorrow 00:00 UTC unless --to says otherwise"
+        raise BandmeterError(errors.INPUT_INVALID, f"The period {shown} ends before it starts: {mend}.")
     if span.end - span.start > SPAN_SECONDS_MAX:
         sentence = f"The period is longer than {SPAN_SECONDS_MAX // Resolution.DAY} days: ask for parts of it."
         raise BandmeterError(errors.INPUT_INVALID, sentence)

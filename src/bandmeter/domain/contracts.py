@@ -65,9 +65,6 @@ class Reject(NamedTuple):
     text: bytes
 
 
-POSTED = b"\0post"  # what the head of a source of posted bodies begins with: no log does
-
-
 class SourceState(NamedTuple):
     """What is known of a source: its content's beginning, how far it was counted, and what became of it.
 
@@ -95,6 +92,7 @@ def overlaps(head: bytes, other: bytes) -> bool:
     return head.startswith(other) or other.startswith(head)
 
 
+POSTED = b"\0post"  # what the head of a source of posted bodies begins with: no log does
 REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than any queue of a shipper keeps a batch
 
 
@@ -251,6 +249,9 @@ class Store(Protocol):
 
     def rejects(self, source: int, limit: int) -> list[Reject]:
         """A source's rejects in order of line, at most `limit`."""
+
+    def count_rejects(self, source: int, lines: int) -> int:
+        """How many of a source's first so many lines were rejected."""
 
     def unattributed(self) -> list[Unattributed]:
         """What waits to be claimed, most bytes first."""

@@ -241,6 +241,9 @@ class MemoryStore:
     def rejects(self, source: int, limit: int) -> list[Reject]:
         return sorted(self._rejects[source])[:limit]
 
+    def count_rejects(self, source: int, lines: int) -> int:
+        return sum(reject.line <= lines for reject in self._rejects[source])
+
     def unattributed(self) -> list[Unattributed]:
         waiting = []
         everything = Span(-(2**62), 2**62)

@@ -202,7 +202,7 @@ class Recount:
         gone = [s for s in states if self._failed.get(s.number) == "" and s.outcomes.received > s.outcomes.duplicate]
         if gone:
             findings.leaves_out(
-                f"{len(gone)} of {len(states)} sources: their logs are not there, as of source"
+                f"{len(gone)} of {len(states)} sources: their logs are not there, such as source"
                 f" {gone[0].number} ({gone[0].path}). What is stored may be more than the other logs say."
             )
         for state in states:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FIRST_BATCH_BYTES = 4_194_304  # so that a wrong --format is told at once
 # What a batch is cut for where lines are short, or fold little; each costs some 500 bytes.
-BATCH_LINES, BATCH_GROUPS = 300_000, 200_000
+BATCH_LINES, BATCH_GROUPS = 300_000, 250_000
 REJECTS_MAX = 10_000  # of a batch that can be divided; each costs some 2 KB
 UNDIVIDED_BYTES = 1_024  # a batch as small as this is not divided
 HEADER_BYTES_MAX = 65_536
@@ -90,6 +90,16 @@ class FileRun:
         self.state = self.state._replace(path=path)
         self._before = self._before._replace(path=path)
 
+    def begin_again(self) -> None:
+        """Count the file under a name of its own: its lines were rejected where they stood before.
+
+        Under the same name its growth could not be told from an older copy of that log.
+        """
+        name = f"{self._job.source_name} again"
+        self.found = source.find(self._tools.store, name, self._job.format.name, self._path)
+        self.state = self._before = self.found.state._replace(path=self._shown_path)
+        self.notes = [source.REJECTED]
+
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""
         new = source.new(self.state.name, self.state.format, self._shown_path)
@@ -110,6 +120,9 @@ class FileRun:
             return
         names = self._job.columns or tuple(self.state.columns.split("\t") if self.state.columns else self._header())
         if names != ("",) or self.state.position:  # else nothing is there yet
+            if "time" not in names:
+                sentence = "has no column `time`: its first line, or --columns, names them, tab-separated or by commas."
+                raise BandmeterError(errors.INPUT_INVALID, f"{self._shown_path} {sentence}")
             check_format(with_columns(names))
             self._columns = names
             self.state = self.state._replace(columns="\t".join(names))
@@ -201,7 +214,7 @@ class FileRun:
             newlines,
             is_suspect=has_long_line,
         )
-        limits = (REJECTS_MAX, BATCH_GROUPS) if is_divisible else (newlines, None)
+        limits = (REJECTS_MAX, BATCH_GROUPS // 2) if is_divisible else (newlines, None)
         rejects = records.read(start, *limits)
         if rejects is None:
             return None

@@ -96,9 +96,7 @@ class Pipeline:
 
     def _note_older_copy(self, run: FileRun, real_path: str, job: Job) -> FileReport:
         run.notes = [source.OLDER_COPY]
-        with source.opened(real_path) as content:
-            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
-        lines -= bool(job.format.has_header and not job.columns)
+        lines = count_lines(real_path) - bool(job.format.has_header and not job.columns)
         self._store.note_duplicates(run.state.number, lines)
         return _report(run, run.state.number, Outcomes(received=lines, duplicate=lines))
 
@@ -107,9 +105,22 @@ def _report(run: FileRun, number: int, outcomes: Outcomes) -> FileReport:
     return FileReport(run.state.path, number, outcomes, tuple(dict.fromkeys(run.notes)), is_stopped=run.is_stopped)
 
 
+def count_lines(path: str) -> int:
+    """How many lines a file has that end."""
+    with source.opened(path) as content:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
+
+
 def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
-    """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file."""
+    """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file.
+
+    So does one of whose lines none was counted: rejected lines that stood at a log's beginning, ingested again.
+    """
     run.name_columns()
+    lines = count_lines(real_path)
+    if lines and tools.store.count_rejects(run.state.number, lines) == lines:
+        run.begin_again()
+        return run.found.is_shorter
     decoder = run.decoder(tools.scratch.size)
     counted_ms = _newest_known_ms(tools, run, decoder)
     with source.opened(real_path) as content:

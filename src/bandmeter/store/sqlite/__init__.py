@@ -322,6 +322,11 @@ class SqliteStore:
         )
         return [Reject(*row) for row in rows]
 
+    def count_rejects(self, source: int, lines: int) -> int:
+        statement = "SELECT count(*) FROM reject WHERE source = ? AND line <= ?"
+        with _AVAILABLE:
+            return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
+
     def unattributed(self) -> list[Unattributed]:
         sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.ROW_COUNTERS)
         rows = self._reader.execute(
