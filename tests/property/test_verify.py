@@ -342,6 +342,21 @@ def test_what_came_through_a_pipe_cannot_be_recounted(meter, monkeypatch):
 # ---------------------------------------------------------------- what is judged otherwise today
 
 
+def test_another_network_of_a_zone_is_no_difference(meter):
+    """What was counted before keeps the old one; usage that somebody changed is found all the same."""
+    meter.feed(write(meter.folder, "a.log", *map(line, range(5))))
+    meter.zones[0] = dataclasses.replace(meter.zones[0], network="isp")
+    assert verified(meter).differences == []
+    change(
+        meter,
+        *(
+            f"UPDATE {table} SET target_bytes_up = target_bytes_up + 1 WHERE bucket = (SELECT min(bucket) FROM {table})"
+            for table in TABLES
+        ),
+    )
+    assert len(verified(meter).differences) == 1
+
+
 def test_records_of_a_zone_that_was_added_later_are_no_difference(meter):
     """They were rejected then, and would be counted today."""
     meter.feed(write(meter.folder, "a.log", *map(line, range(10)), *(line(i, zone="later") for i in range(4))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from bandmeter.domain import grid, usage
 from bandmeter.domain.contracts import Batch, SourceState, Store
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone
-from bandmeter.domain.usage import Outcomes, Side
+from bandmeter.domain.usage import NETWORK, Outcomes, Side
 from bandmeter.ingest.batch.attribute import Attribution, Owner
 from bandmeter.verify.findings import Findings
 
@@ -92,7 +93,7 @@ def _compare_owner(owner: _Traffic, findings: Findings, *, is_complete: bool) ->
     wrong, first = 0, ""
     parts = (*owner.stored, *owner.recounted) if is_complete else owner.recounted
     for span in _spans(part.store.extent(part.number) for part in parts):
-        stored, recounted = _rows(owner.stored, span), _rows(owner.recounted, span)
+        stored, recounted = (_of_any_network(_rows(parts, span)) for parts in (owner.stored, owner.recounted))
         for key in sorted(stored.keys() | recounted.keys() if is_complete else recounted.keys()):
             findings.looked_at(BUCKETS)
             ours, theirs = stored.get(key, [0] * 8), recounted.get(key, [0] * 8)
@@ -130,6 +131,16 @@ def _rows(parts: Iterable[_Part], span: Span) -> Rows:
             total = found.setdefault((row[1], row[2]), [0] * 8)
             for i, value in enumerate(row[3:]):
                 total[i] += value
+    return found
+
+
+def _of_any_network(rows: Rows) -> Rows:
+    """The rows without their network: it is the zone's of the day on which they were counted, and may have changed."""
+    found: Rows = {}
+    for (bucket, dimensions), counters in rows.items():
+        rest = dimensions - (NETWORK.code(dimensions) << NETWORK.shift)
+        known = found.get((bucket, rest))
+        found[bucket, rest] = counters if known is None else list(map(operator.add, known, counters))
     return found
 
 
