@@ -267,6 +267,8 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
             with feeding.running(folder):
                 server.serve()
     except SystemExit as error:
+        if server.interrupt_signal:  # the workers heard of it first, and have not failed
+            return
         sentence = "The server stopped because its workers failed: the lines above say why."
         raise BandmeterError(errors.FAILURE, sentence) from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crash.senders import Kind
-from crash.service import DEADLINE_SECONDS, free_port, service_of
+from crash.service import DEADLINE_SECONDS, free_port, is_alive, service_of, until
 from crash.world import world_of
 
 KINDS = {"large": Kind("seq", (60_000,)), "small": Kind("key", (1, 2)), "packed": Kind("same", (20_000,), is_gzip=True)}
@@ -39,6 +39,20 @@ def test_bodies_on_their_way_are_answered(world, number):
     for sender, body in zip(world.senders, bodies, strict=True):
         sender.send(body)
     world.settle()
+
+
+def test_workers_that_end_before_the_first_process_hears_of_it_have_not_failed(world):
+    """A terminal's Ctrl-C reaches them all, in any order."""
+    service = world.service
+    workers = service.workers()
+    os.kill(service.pid, signal.SIGSTOP)
+    for worker in workers:
+        os.kill(worker, signal.SIGINT)
+    until(lambda: not any(map(is_alive, workers)), "the end of the workers")
+    os.kill(service.pid, signal.SIGINT)
+    os.kill(service.pid, signal.SIGCONT)
+    assert service.wait() == 0
+    assert "failed" not in service.log.read_text()
 
 
 def _finish(connection, body):
