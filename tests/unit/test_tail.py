@@ -17,7 +17,8 @@ from bandmeter.formats import FORMATS
 from bandmeter.ingest.batch.job import Job
 from bandmeter.ingest.batch.scratch import Scratch
 from bandmeter.ingest.batch.tools import Tools
-from bandmeter.ingest.files.file import WRONG_FORMAT_LINES
+from bandmeter.ingest.files.file import WRONG_FORMAT_LINES, FileRun
+from bandmeter.ingest.files.source import WAITING
 from bandmeter.ingest.files.tail import IDLE_SECONDS, NO_FILE, RETRY_SECONDS, SCAN_SECONDS, Tail, Watched
 from bandmeter.store import MemoryStore
 
@@ -233,6 +234,21 @@ def test_two_sources_may_read_the_two_sides_of_a_file(make):
     assert "by source t" in following.problem("both")
     ever = Span(0, 4_102_444_800)
     assert [following.store.total(1, side, ever).bytes_up for side in Side] == [1, 1]
+
+
+def test_a_line_that_waits_again_and_again_is_noted_once(following):
+    """What is followed for months must not grow by what is found each time."""
+    path = following.folder / "a.log"
+    path.write_text('{"time"')
+    run = FileRun(following.tools, str(path), str(path), Job(FORMATS["jsonl"]))
+    with contextlib.closing(run):
+        run.open()
+        for _ in range(3):
+            run.count(lambda _: None, lambda *_: True)
+            with path.open("a") as file:
+                file.write(" ")
+            assert run.is_unchanged_before()
+        assert run.notes == [WAITING]
 
 
 # ---------------------------------------------------------------- sources with something wrong

@@ -175,7 +175,8 @@ class FileRun:
             else:
                 skipped = self._skip_nuls() or self._skip_long_line()
                 if skipped is None:
-                    self.notes, self.must_reopen = [*self.notes, source.WAITING], True
+                    self._note(source.WAITING)
+                    self.must_reopen = True
                     return
                 batch = skipped
             put(batch)
@@ -189,7 +190,12 @@ class FileRun:
         """Give back what has no newline yet."""
         if self._tools.scratch.length:
             self.content.push_back(self._tools.scratch.bytes())
-            self.notes.append(source.WAITING)
+            self._note(source.WAITING)
+
+    def _note(self, sentence: str) -> None:
+        """Once: a file is followed for months, and looked at ten times a second."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _fold(self, *, is_divisible: bool) -> Batch | None:
         """The batch of what is in the scratch; None, and the scratch as it was, when that would take too much memory.
@@ -257,9 +263,7 @@ class FileRun:
 
     def _note_of(self, start: SourceState, unmeterable: int) -> str:
         if unmeterable:
-            self.notes.append(
-                f"CANNOT BE METERED: lines without their bytes. {self._job.format.unmeterable_reason}",
-            )
+            self._note(f"CANNOT BE METERED: lines without their bytes. {self._job.format.unmeterable_reason}")
             return "unmeterable"
         return start.note or ("partial" if self._job.format.partial else "")
 

@@ -102,7 +102,7 @@ class Pipeline:
 
 
 def _report(run: FileRun, number: int, outcomes: Outcomes) -> FileReport:
-    return FileReport(run.state.path, number, outcomes, tuple(dict.fromkeys(run.notes)), is_stopped=run.is_stopped)
+    return FileReport(run.state.path, number, outcomes, tuple(run.notes), is_stopped=run.is_stopped)
 
 
 def count_lines(path: str) -> int:
