@@ -143,6 +143,17 @@ def test_rejects_that_began_a_log_are_ingested_again(meter, log, tmp_path):
     assert counted(meter) == sums((0, 60))
 
 
+def test_rejects_that_are_ingested_under_another_name_are_not_called_counted(meter, log):
+    """What was rejected there counts here alone; the name under which it was counted is told."""
+    (zone,) = meter.zones
+    meter.zones.clear()
+    log.write_bytes(lines(0, 60))
+    meter.feed(log, source_name="edge")
+    meter.zones.append(zone)
+    assert meter.feed(log, source_name="files").notes == ()
+    assert meter.feed(log, source_name="other").notes[0].startswith(f"{source.TWICE} files counted")
+
+
 # ---------------------------------------------------------------- growth
 
 

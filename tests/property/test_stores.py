@@ -128,7 +128,7 @@ class Twins:
             self.do("count_rejects", state.number, 2)
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)
-                self.do("names_of_head", head)
+                self.do("sources_of_head", head)
         for side in Side:
             found = [self.do("read", numbers, side, r, EVER) for r in Resolution]
             for number in numbers:

@@ -177,8 +177,8 @@ class Store(Protocol):
     def has_path(self, name: str, path: str) -> bool:
         """Whether a source of that name was last seen at `path`."""
 
-    def names_of_head(self, head: bytes) -> list[str]:
-        """The names of all sources whose content begins with exactly this."""
+    def sources_of_head(self, head: bytes) -> list[SourceState]:
+        """The sources, of any name, whose content begins with exactly this."""
 
     def write(self, batch: Batch) -> int:
         """Write the batch in one transaction, durably; the source's number.

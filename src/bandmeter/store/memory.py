@@ -69,8 +69,8 @@ class MemoryStore:
     def has_path(self, name: str, path: str) -> bool:
         return any((s.name, s.path) == (name, path) for s in self._sources.values())
 
-    def names_of_head(self, head: bytes) -> list[str]:
-        return sorted({s.name for s in self._sources.values() if s.head == head})
+    def sources_of_head(self, head: bytes) -> list[SourceState]:
+        return [s for s in self._sources.values() if s.head == head]
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)

@@ -232,9 +232,13 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
 
 
 def twins(store: Store, name: str, head: bytes) -> list[str]:
-    """A note when a log has begun as this one does under another name, for then the two are counted."""
-    others = [other for other in store.names_of_head(head) if other != name] if len(head) == HEAD_BYTES else []
-    return [f"{TWICE} {others[0]} counted: if it is the same log, it is counted twice"] if others else []
+    """A note when a log has begun as this one does under another name, and was counted there: then both are."""
+    lines = head.count(b"\n")
+    for other in store.sources_of_head(head) if len(head) == HEAD_BYTES else ():
+        is_counted = not lines or store.count_rejects(other.number, lines) < lines
+        if other.name != name and is_counted:
+            return [f"{TWICE} {other.name} counted: if it is the same log, it is counted twice"]
+    return []
 
 
 def _look_at(content: Content, state: SourceState) -> tuple[int, bytes]:

@@ -62,8 +62,9 @@ _FRESHNESS = (
     "SELECT coalesce(sum(changes), 0), max(newest_ms), (SELECT committed_ms FROM state) "
     "FROM json_each(?) JOIN freshness ON zone = value"
 )
-_NAMES_OF_HEAD = f"""SELECT name FROM (SELECT DISTINCT name FROM source) n WHERE EXISTS (
-    SELECT 1 FROM source s WHERE s.name = n.name AND substr(s.head, 1, {INDEXED_HEAD_BYTES}) = ? AND s.head = ?)"""
+# By the index, which begins with the name, of which there are few.
+_OF_HEAD = f"""SELECT {SOURCE_COLUMNS} FROM source WHERE name IN (SELECT DISTINCT name FROM source)
+    AND substr(head, 1, {INDEXED_HEAD_BYTES}) = ? AND head = ? ORDER BY number"""
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -164,10 +165,9 @@ class SqliteStore:
             found = self._reader.execute("SELECT 1 FROM source WHERE name = ? AND path = ? LIMIT 1", [name, path])
             return found.fetchone() is not None
 
-    def names_of_head(self, head: bytes) -> list[str]:
+    def sources_of_head(self, head: bytes) -> list[SourceState]:
         with _AVAILABLE:
-            found = self._reader.execute(_NAMES_OF_HEAD, [head[:INDEXED_HEAD_BYTES], head])
-            return sorted(name for (name,) in found)
+            return list(map(writing.to_source, self._reader.execute(_OF_HEAD, [head[:INDEXED_HEAD_BYTES], head])))
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
