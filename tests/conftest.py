@@ -21,7 +21,7 @@ from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.tenancy import Zone, default_side
 from bandmeter.domain.usage import Counters, Outcomes, Side
 from bandmeter.formats import FORMATS
-from bandmeter.ingest import FileReport, Job, Pipeline
+from bandmeter.ingest import FileReport, Job, Pipeline, Tools
 from bandmeter.ingest.batch.decode import SMALL_BYTES
 from bandmeter.ingest.files import file
 from bandmeter.ingest.posts import poster
@@ -61,10 +61,10 @@ class Meter:
             path = self.folder / "fed.log"
             path.write_bytes(content)
             content = path
-        pipeline = Pipeline(self.store, lambda: list(self.zones), lambda: self.now_ms, self.folder, self.batch_bytes)
+        tools = Tools(self.store, lambda: list(self.zones), lambda: self.now_ms, self.folder, self.batch_bytes)
         log_format = FORMATS[format_name] if isinstance(format_name, str) else format_name
-        with contextlib.closing(pipeline):
-            return pipeline.ingest(str(content), Job(log_format, **job))
+        with contextlib.closing(tools):
+            return Pipeline(tools).ingest(str(content), Job(log_format, **job))
 
     def total(self, zone, side=None) -> Counters:
         return self.store.total(zone.number, side or zone.side, EVER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import stat
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from bandmeter.dialects import DIALECTS
 from bandmeter.formats import FORMATS, check
 from bandmeter.formats.tsv import with_columns
-from bandmeter.ingest import Job, Pipeline
+from bandmeter.ingest import Job, Pipeline, Tools
 from bandmeter.pricing import PRICES
 from bandmeter.store import STORES
 from bandmeter.store.memory import MemoryStore
@@ -173,10 +174,8 @@ def test_a_format_has_an_example_that_decodes(name, tmp_path):
         return
     path = tmp_path / "example.log"
     path.write_text(log_format.example + "\n")
-    pipeline = Pipeline(MemoryStore(), list, lambda: NOW_MS, tmp_path)
-    job = Job(log_format)
-    outcomes = pipeline.ingest(str(path), job).outcomes
-    pipeline.close()
+    with contextlib.closing(Tools(MemoryStore(), list, lambda: NOW_MS, tmp_path, 1 << 20)) as tools:
+        outcomes = Pipeline(tools).ingest(str(path), Job(log_format)).outcomes
     # An example names its account and zone, which this catalog does not have, or waits for a zone to claim it.
     assert outcomes.received == 1
     assert outcomes.unattributed + outcomes.rejected == 1

@@ -24,7 +24,7 @@ from bandmeter.domain import errors, localtime
 from bandmeter.domain.contracts import Format, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Side
-from bandmeter.ingest import FileReport, Job, Pipeline, Progress
+from bandmeter.ingest import FileReport, Job, Pipeline, Progress, Tools
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import STORES
@@ -190,15 +190,9 @@ def _split(target: str) -> tuple[str, str]:
     return account, zone
 
 
-def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str], Progress]) -> Iterator[FileReport]:
-    """Count files (`-`: standard input), each part of them once; a file that cannot be counted stops no other.
-
-    `progress(path)` gives what is called after each batch of that file. Raises `input_invalid` before anything is
-    counted when the account or the zone is none.
-    """
-    check_zones(parts, job)
-    batch_bytes = parts.config.ingest.batch_bytes
-    pipeline = Pipeline(
+def tools_of(parts: Parts, batch_bytes: int) -> Tools:
+    """What one thread needs to read batches of so many bytes; to be closed."""
+    return Tools(
         parts.store,
         parts.catalog.zones,
         clock_ms,
@@ -207,7 +201,17 @@ def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str
         version=parts.catalog.version,
         by_host=parts.config.ingest.hosts_per_day > 0,
     )
-    with contextlib.closing(pipeline):
+
+
+def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str], Progress]) -> Iterator[FileReport]:
+    """Count files (`-`: standard input), each part of them once; a file that cannot be counted stops no other.
+
+    `progress(path)` gives what is called after each batch of that file. Raises `input_invalid` before anything is
+    counted when the account or the zone is none.
+    """
+    check_zones(parts, job)
+    with contextlib.closing(tools_of(parts, parts.config.ingest.batch_bytes)) as tools:
+        pipeline = Pipeline(tools)
         for path in paths:
             try:
                 report = pipeline.ingest(path, job, progress(path))

@@ -25,7 +25,6 @@ from bandmeter import service, telemetry
 from bandmeter.config import Config
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.ingest.batch.tools import Tools
 from bandmeter.ingest.files.tail import Tail, Watched
 from bandmeter.ingest.posts import bodies
 from bandmeter.ingest.posts.poster import Poster
@@ -85,23 +84,10 @@ def _run(config: Config, parts: service.Parts, metrics: counted.IngestMetrics, p
 @contextlib.contextmanager
 def _threads(config: Config, parts: service.Parts) -> Iterator[tuple[Counter, Tail]]:
     """The two that count, each with memory of its own."""
-
-    def tools(batch_bytes: int) -> Tools:
-        catalog = parts.catalog
-        return Tools(
-            parts.store,
-            catalog.zones,
-            service.clock_ms,
-            config.data,
-            batch_bytes,
-            version=catalog.version,
-            by_host=config.ingest.hosts_per_day > 0,
-        )
-
     watched = [Watched(service.job_of(config, source), sources.pattern(config, source)) for source in config.sources]
     with (
-        contextlib.closing(tools(bodies.CONTENT_BYTES_MAX)) as for_posts,
-        contextlib.closing(tools(config.ingest.batch_bytes)) as for_files,
+        contextlib.closing(service.tools_of(parts, bodies.CONTENT_BYTES_MAX)) as for_posts,
+        contextlib.closing(service.tools_of(parts, config.ingest.batch_bytes)) as for_files,
     ):
         counter, tail = Counter(Poster(for_posts)), Tail(for_files, watched)
         follower = threading.Thread(target=tail.run, name="tail")

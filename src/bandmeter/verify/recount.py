@@ -26,7 +26,7 @@ from bandmeter.domain.contracts import SourceState, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes
-from bandmeter.ingest import Job, Pipeline
+from bandmeter.ingest import Job, Pipeline, Tools
 from bandmeter.ingest.files import source
 from bandmeter.store import STORES
 from bandmeter.verify.compare import compare, pour
@@ -142,8 +142,9 @@ class Recount:
             # The clock of the last batch: a record that was ahead of it then is ahead of it now.
             now_ms = state.committed_ms or 0
             known_job = self._find_job(state.name, state.format)
-            pipeline = Pipeline(rows, self._zones, lambda: now_ms, self._folder, self._batch_bytes, by_host=False)
-            with contextlib.closing(pipeline):
+            tools = Tools(rows, self._zones, lambda: now_ms, self._folder, self._batch_bytes, by_host=False)
+            with contextlib.closing(tools):
+                pipeline = Pipeline(tools)
                 for number, (piece, position) in enumerate(self._slices(path, start, state.position)):
                     columns = _columns(state, piece, is_first=start == 0 and number == 0)
                     job = dataclasses.replace(known_job, source_name=str(number), columns=columns)

@@ -37,7 +37,7 @@ class Tools:
         folder: Path,
         batch_bytes: int,
         *,
-        version: Callable[[], object],
+        version: Callable[[], object] = object,
         by_host: bool = True,
     ) -> None:
         self.store = store

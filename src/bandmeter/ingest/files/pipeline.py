@@ -14,21 +14,15 @@ from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest.batch.job import FileReport
-from bandmeter.ingest.batch.tools import Tools
 from bandmeter.ingest.files import source
 from bandmeter.ingest.files.commit import Committer, Moved
 from bandmeter.ingest.files.file import FileRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from bandmeter.domain.contracts import Store
-    from bandmeter.domain.tenancy import Zone
     from bandmeter.ingest.batch.decode import Decoder
     from bandmeter.ingest.batch.job import Job, Progress
+    from bandmeter.ingest.batch.tools import Tools
 
-BATCH_BYTES = 33_554_432  # 32 MiB: larger gains little and costs memory four times its size
 MOVES_MAX = 100  # times in a row that another process was faster
 READ_BYTES = 1 << 20
 REJECTS_MAX = 100_000  # of a source that are looked at: some 300 bytes each
@@ -37,23 +31,8 @@ REJECTS_MAX = 100_000  # of a source that are looked at: some 300 bytes each
 class Pipeline:
     """Ingests files, one after another. Not for several threads at once."""
 
-    def __init__(
-        self,
-        store: Store,
-        zones: Callable[[], list[Zone]],
-        clock_ms: Callable[[], int],
-        folder: Path,
-        batch_bytes: int = BATCH_BYTES,
-        *,
-        version: Callable[[], object] = object,
-        by_host: bool = True,
-    ) -> None:
-        self._tools = Tools(store, zones, clock_ms, folder, batch_bytes, version=version, by_host=by_host)
-        self._store = store
-
-    def close(self) -> None:
-        """Give the memory back."""
-        self._tools.close()
+    def __init__(self, tools: Tools) -> None:
+        self._tools, self._store = tools, tools.store
 
     def ingest(self, path: str, job: Job, progress: Progress = lambda *_: True) -> FileReport:
         """Count what is new in a file.
