@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.ingest.files import file
-from bandmeter.store import SqliteStore
+from bandmeter.store import MemoryStore, SqliteStore
 
 pytestmark = pytest.mark.usefixtures("each_size")
 
@@ -143,6 +143,39 @@ def test_a_batch_that_is_divided(make_meter, seed, count, is_spread, bounds):
     for side in Side:
         span = Span(0, 4_102_444_800)
         assert divided.store.read_hosts([1, 2], side, span, 999) == whole.store.read_hosts([1, 2], side, span, 999)
+
+
+class ListingStore(MemoryStore):
+    """Lists how many lines each batch had."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def write(self, batch):
+        self.lines.append(batch.after.lines - batch.before.lines)
+        return super().write(batch)
+
+
+def test_short_lines_after_long_ones(make_meter, monkeypatch):
+    """No batch has more than twice the lines that it should have, though the last one's lines said otherwise."""
+    monkeypatch.setattr(file, "BATCH_LINES", 100)
+    meter = zones(make_meter(store=ListingStore()))
+    long, short = b"1795132800.5\tcust-acme-zone-res-%s\t1\t1\n" % (b"x" * 400), b"1795132800.5\tx\t1\t1\n"
+    meter.feed(long * 1_000 + short * 20_000, "tsv", columns=COLUMNS)
+    assert sum(meter.store.lines) == 21_000
+    assert max(meter.store.lines) <= 200
+
+
+def test_the_days_of_a_tunnels_host_are_groups_too(make_meter, monkeypatch):
+    """A tunnel of ten days to a host of its own folds into little by the bucket, and into ten rows by the host."""
+    line, columns = b"1796000000\tcust-acme-zone-res\t%d.test\t863990000\t1\t1\n", ("time", "identity", "host")
+    content = b"".join(line % n for n in range(100))
+    for bound, is_divided in ((2_881 + 1_100, False), (2_881 + 900, True)):
+        monkeypatch.setattr(file, "BATCH_GROUPS", 2 * bound)
+        meter = zones(make_meter(store=ListingStore(), now_ms=1_796_000_000_000))
+        meter.feed(content, "tsv", columns=(*columns, "duration_ms", "bytes_up", "bytes_down"), spread=True)
+        assert (len(meter.store.lines) > 1) == is_divided
 
 
 @settings(max_examples=8 * TIMES_MORE)
