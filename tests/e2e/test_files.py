@@ -19,6 +19,7 @@ from bandmeter.ingest.files import source
 from bandmeter.store import MemoryStore, SqliteStore
 
 COLUMNS = ("time", "identity", "bytes_up", "bytes_down")
+DIVERGED = f"{source.TWICE} files counted, and it goes on differently: what both have is counted twice"
 
 
 def lines(start, end):
@@ -305,7 +306,7 @@ def test_a_replaced_file_that_begins_as_the_old_one(meter, log, kept):
         assert report.outcomes == Outcomes(300, counted=200, duplicate=100)
         assert counted(meter) == sums((0, 100), (700, 900))
     else:
-        assert "truncated or replaced" in report.notes[0]
+        assert report.notes == (DIVERGED,)
         assert report.outcomes == Outcomes(kept + 200, counted=kept + 200)
     before = counted(meter)
     meter.feed(log)
@@ -319,9 +320,33 @@ def test_a_file_that_lost_its_end_and_went_on_is_a_new_file(meter, log):
     log.write_bytes(lines(0, 80) + lines(300, 350))
     report = meter.feed(log)
     assert report.outcomes == Outcomes(130, counted=130)
-    assert report.notes == (source.REPLACED,)
+    assert report.notes == (DIVERGED,)
     assert meter.feed(log).outcomes == again(130)
     assert counted(meter) == sums((0, 200), (0, 80), (300, 350))
+
+
+def test_a_copy_that_gets_lines_of_its_own_is_told(meter, log, tmp_path):
+    """Until then nothing of it is counted; from then on it is another log, and what both have is counted twice."""
+    copy = tmp_path / "copy.log"
+    for path in (log, copy):
+        path.write_bytes(lines(0, 100))
+        assert meter.feed(path).notes == ()
+    log.write_bytes(lines(0, 110))
+    assert meter.feed(log).notes == ()
+    copy.write_bytes(lines(0, 100) + lines(300, 320))
+    report = meter.feed(copy)
+    assert (report.outcomes, report.notes) == (Outcomes(120, counted=120), (DIVERGED,))
+    assert meter.feed(copy).notes == ()
+    assert counted(meter) == sums((0, 110), (0, 100), (300, 320))
+
+
+def test_logs_that_begin_with_a_hole_are_not_taken_for_copies(meter, log):
+    """As truncation leaves it where the proxy goes on writing at its old place."""
+    for start in (0, 100):
+        log.write_bytes(bytes(9_000) + lines(start, start + 50))
+        assert meter.feed(log).notes in ((), (source.REPLACED,))
+    assert counted(meter) == sums((0, 50), (100, 150))
+    assert meter.feed(log, source_name="other").notes == ()
 
 
 def test_a_new_file_at_a_known_path_is_said(meter, log):

@@ -226,6 +226,15 @@ def test_what_is_wrong_is_named_by_its_path_and_nothing_changes(catalog, documen
     assert catalog.accounts() == []
 
 
+def test_another_side_changes_past_months_and_that_is_told(catalog):
+    apply(catalog, FULL)
+    told = apply(catalog, {"accounts": [{"id": "acme", "zones": [{"name": "static", "side": "target"}]}]})
+    assert told == [
+        "zone acme/static: side 'client' → 'target'",
+        "zone acme/static: its past months are answered and billed by that side too",
+    ]
+
+
 def test_an_identity_in_two_zones_of_a_document_is_refused(catalog):
     document = {"accounts": [{"id": "a", "zones": [{"name": n, "identities": ["u"]} for n in "yz"]}]}
     with pytest.raises(BandmeterError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 
 import pytest
 
@@ -277,6 +278,21 @@ def test_a_log_that_another_source_has_counted_is_told_and_logged(make, capsys):
     second.go_on()
     assert second.problem("old").endswith("source now counted: if it is the same log, it is counted twice")
     assert second.problem("short") == ""
+    assert capsys.readouterr().out.count("a log may be counted twice") == 1
+
+
+def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
+    """Both lie under the path of one source; what they have in common is counted twice, and somebody must mend it."""
+    following = make(("proxy", "*.log", None))
+    following.write("a.log", *range(100))
+    shutil.copy(following.folder / "a.log", following.folder / "b.log")
+    following.go_on()
+    following.write("a.log", 100)
+    following.go_on()
+    assert (following.problem("proxy"), following.total) == ("", sum(range(101)))
+    following.write("b.log", 500)
+    following.go_on()
+    assert following.problem("proxy").endswith("what both have is counted twice")
     assert capsys.readouterr().out.count("a log may be counted twice") == 1
 
 

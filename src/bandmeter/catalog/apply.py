@@ -106,6 +106,8 @@ def _zones(connection: sa.Connection, entries: Sequence[AccountEntry], stored: _
             elif differing := _differing(row, zone.values):
                 changed.append(_bound(row, "number", zone.values))
                 yield f"zone {entry.id}/{zone.name}: {differing}"
+                if zone.values.get("side", row.side) != row.side:
+                    yield f"zone {entry.id}/{zone.name}: its past months are answered and billed by that side too"
     if new:
         connection.execute(ZONE.insert(), new)
     _update(connection, ZONE, "number", changed)

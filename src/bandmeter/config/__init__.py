@@ -2,7 +2,8 @@
 
 From weakest to strongest: the default, the file, the environment, the command line. The file is `bandmeter.toml` in
 the data folder, or the one that BANDMETER_CONFIG names. A section's key `[server] port` is BANDMETER_SERVER_PORT in
-the environment. A misspelt name is an error, never ignored.
+the environment. A misspelt name is an error, never ignored; in the environment, which is not ours alone, one that
+begins with a section's name.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class FileRun:
         self.found = source.find(tools.store, job.source_name, job.format.name, real_path)
         self.state = self.found.state._replace(path=shown_path)
         self.notes = [self.found.note] if self.found.note else []
-        if not self.state.number and shown_path != source.STDIN and tools.store.has_path(job.source_name, shown_path):
+        is_new = not (self.state.number or self.notes or shown_path == source.STDIN)
+        if is_new and tools.store.has_path(job.source_name, shown_path):
             self.notes = [source.REPLACED]
         if not (self.state.number or job.side):  # where each side has a source, two read one log
             self.notes += source.twins(tools.store, job.source_name, self.found.head)
@@ -103,9 +104,10 @@ class FileRun:
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""
         new = source.new(self.state.name, self.state.format, self._shown_path)
+        note = source.replaced(self.state.name, self.found.head, [self.found.state])
         self.found = self.found._replace(state=new, is_shorter=False)
         self.state = self._before = new
-        self.notes = [source.REPLACED]
+        self.notes = [note]
 
     def is_unchanged_before(self) -> bool:
         """Go back to the position of a file that may have grown; whether what stands before it is what was counted."""

@@ -27,7 +27,7 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from bandmeter.domain.contracts import Store
@@ -228,17 +228,29 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
         return Found(fits, considered, head=head)
     if longer:
         return Found(longer, considered, is_shorter=True, head=head)
-    return Found(fresh, considered, REPLACED if known else "", head=head)
+    return Found(fresh, considered, replaced(name, head, known) if known else "", head=head)
+
+
+def replaced(name: str, head: bytes, known: Sequence[SourceState]) -> str:
+    """What to tell of a file that begins as known logs of its source do, and goes on as none of them."""
+    if _tells(head) and any(state.head == head for state in known):
+        return f"{TWICE} {name} counted, and it goes on differently: what both have is counted twice"
+    return REPLACED
 
 
 def twins(store: Store, name: str, head: bytes) -> list[str]:
     """A note when a log has begun as this one does under another name, and was counted there: then both are."""
     lines = head.count(b"\n")
-    for other in store.sources_of_head(head) if len(head) == HEAD_BYTES else ():
+    for other in store.sources_of_head(head) if _tells(head) else ():
         is_counted = not lines or store.count_rejects(other.number, lines) < lines
         if other.name != name and is_counted:
             return [f"{TWICE} {other.name} counted: if it is the same log, it is counted twice"]
     return []
+
+
+def _tells(head: bytes) -> bool:
+    """Whether no two logs begin with this: it is long, and not the hole that a truncation left."""
+    return len(head) == HEAD_BYTES and any(head)
 
 
 def _look_at(content: Content, state: SourceState) -> tuple[int, bytes]:
