@@ -22,7 +22,7 @@ help: ## List the targets
 install: $(VENV)/.package ## Make .venv with the package and its command, .venv/bin/bandmeter
 	@echo "Installed: $(BIN)/bandmeter"
 
-demo: $(VENV)/.package ## Ingest captured logs of five proxies, and answer on 127.0.0.1:8080 until Ctrl-C (DEMO_PORT)
+demo: $(VENV)/.package ## Ingest captured logs of six proxies, and answer on 127.0.0.1:8080 until Ctrl-C (DEMO_PORT)
 	@$(BIN)/python demo/run.py
 
 test: $(VENV)/.dev $(VENV)/.clients $(VENV)/.packaging ## Run the tests; pytest takes more by ARGS="…"

@@ -1,7 +1,7 @@
-"""The demo: captured logs of five proxies become usage and cost, and are answered for on 127.0.0.1 until Ctrl-C.
+"""The demo: captured logs of six proxies become usage and cost, and are answered for on 127.0.0.1 until Ctrl-C.
 
 It does what a user would type, and shows it: every step but the first is a `bandmeter` command. That first step moves
-the logs' times, by one constant for each log, so that the newest was written a minute ago and the others on the five
+the logs' times, by one constant for each log, so that the newest was written a minute ago and the others on the six
 days before: then an answer about "this month" has numbers in it on any date.
 
 DEMO_PORT chooses the port (8080). BANDMETER_NOW stands the clock still here too.
@@ -29,13 +29,14 @@ HOST, PORT, PORTS_TRIED = "127.0.0.1", 8080, 50
 DAY_SECONDS = 86_400
 MARGIN_SECONDS = 60  # the newest line is as old as this: requests of a log end a little after its last time stamp
 STOP_SECONDS = 15
-# Unix seconds at the start of a column, followed by their milliseconds, with or without a point.
-STAMP = re.compile(rb'(?:^|(?<=\t)|(?<="t":))1[0-9]{9}(?=\.[0-9]{3}|[0-9]{3}\t)', re.MULTILINE)
+# Unix seconds at the start of a column or value, followed by their milliseconds, with or without a point.
+STAMP = re.compile(rb'(?:^|(?<=\t)|(?<="t":)|(?<="start":"))1[0-9]{9}(?=\.[0-9]{3}|[0-9]{3}\t)', re.MULTILINE)
 
 
 # Files of one run of a proxy each, in the order of the days: the first is the oldest. demo/bandmeter.toml has their
 # formats.
 CAPTURED = (
+    ("envoy/forward.log", "envoy/edge.log", "envoy/gateway.log"),
     ("varnish/client.log", "varnish/backend.log"),
     ("haproxy/tcp_sni.log",),
     ("nginx/access_meter.log",),
@@ -188,7 +189,7 @@ def main() -> int:
     data = DATA / str(port)  # two demos at a time do not share a folder, since they do not share a port
     shutil.rmtree(ROOT / data, ignore_errors=True)
     bandmeter = Bandmeter(data)
-    say(f"Five proxies' captured logs, their times moved to the last {len(CAPTURED)} days, are in {data}/logs.")
+    say(f"Six proxies' captured logs, their times moved to the last {len(CAPTURED)} days, are in {data}/logs.")
     move_logs(ROOT / data / "logs")
     shutil.copy(ROOT / "demo" / "bandmeter.toml", ROOT / data)
     bandmeter.run("apply", "demo/catalog.json")

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BANDMETER = Path(sys.executable).with_name("bandmeter")
-NOW = "2027-01-03T12:00:00Z"  # its last six days lie in two months and two years
-STAMP = re.compile(rb'(?:^|(?<=\t)|(?<="t":))(1[0-9]{9})(?=\.[0-9]{3}|[0-9]{3}\t)', re.MULTILINE)
+NOW = "2027-01-03T12:00:00Z"  # its last seven days lie in two months and two years
+STAMP = re.compile(rb'(?:^|(?<=\t)|(?<="t":)|(?<="start":"))(1[0-9]{9})(?=\.[0-9]{3}|[0-9]{3}\t)', re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_three_curl_lines_are_printed(pasted):
 def test_zone_bw_has_the_bytes_that_usage_prints(pasted, ask):
     rows = ask("usage", "acme/res2", "--resolution", "day", "--output", "json")["rows"]
     arrays = pasted["/zone/bw"]["data"]["res2"]
-    assert len(rows) == 3  # three of the logs have proxy users of acme
+    assert len(rows) == 4  # four of the logs have proxy users of acme
     assert [n for n in arrays["bw_up"] if n] == [row["bytes_up"] for row in rows]
     assert [n for n in arrays["bw_dn"] if n] == [row["bytes_down"] for row in rows]
     requests = sum(row["requests"] for row in rows)
@@ -90,10 +90,10 @@ def test_each_log_is_moved_by_one_constant(demo):
         assert STAMP.sub(b"", original.read_bytes()) == STAMP.sub(b"", moved.read_bytes())
 
 
-def test_the_logs_fall_on_the_last_six_days_and_none_into_the_future(ask):
+def test_the_logs_fall_on_the_last_seven_days_and_none_into_the_future(ask):
     newest = [source["newest"] for source in ask("sources", "--json")["sources"]]
     today = dt.date.fromisoformat(NOW[:10])
-    assert {time[:10] for time in newest} == {str(today - dt.timedelta(days=n)) for n in range(6)}
+    assert {time[:10] for time in newest} == {str(today - dt.timedelta(days=n)) for n in range(7)}
     assert max(newest) < NOW
 
 

@@ -266,6 +266,7 @@ def test_the_demo_has_the_proxies_that_the_readme_names():
         "haproxy": "HAProxy",
         "trafficserver": "Traffic Server",
         "varnish": "Varnish",
+        "envoy": "Envoy",
     }
     assert {path.name for path in (ROOT / "demo" / "logs").iterdir()} == set(names)
     text = (ROOT / "README.md").read_text()

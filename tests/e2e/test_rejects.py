@@ -168,6 +168,7 @@ def test_a_log_given_as_another_format_is_refused(make_meter, tmp_path, name, gi
         "haproxy": "haproxy/http_front_of_squid.log",
         "trafficserver": "trafficserver/access_meter.log",
         "varnish": "varnish/client.log",
+        "envoy": "envoy/forward.log",
     }
     store = SqliteStore(tmp_path / "usage.db")
     meter = make_meter(store=store)

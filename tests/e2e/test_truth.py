@@ -33,6 +33,9 @@ FILES = {
     "trafficserver/access_meter.log": "trafficserver",
     "varnish/client.log": "varnish",
     "varnish/backend.log": "varnish",
+    "envoy/forward.log": "envoy",
+    "envoy/edge.log": "envoy",
+    "envoy/gateway.log": "envoy",
 }
 # Some identities have a zone and some do not; `api.test` bills its target's side, the other domains the client's.
 ACCOUNTS = {
@@ -66,6 +69,7 @@ class Line(NamedTuple):
     target: tuple[int, int] | None
     client: tuple[int, int] | None
     host: str  # as it is written
+    requests: int = 1
 
 
 def ms(text):
@@ -143,9 +147,24 @@ def read_varnish(line):
     return Line(int(c[1]) + int(c[2]) // 1000, domain(c[8]), c[10], target, client, c[8])
 
 
+def read_envoy(line):
+    record = json.loads(line)
+    is_end = record["type"] in ("DownstreamEnd", "TcpConnectionEnd")
+    up, down = record["upstream_sent"], record["upstream_received"]
+    return Line(
+        ms(record["start"]) + record["duration_ms"],
+        record.get("user") or domain(record.get("site") or ""),
+        str(record.get("status")) if is_end else "",
+        ((up, down) if is_end else (0, 0)) if record["upstream"] and (up or down) else None,
+        (record["downstream_received"], record["downstream_sent"]) if is_end else (0, 0),
+        record["host"],
+        requests=int(is_end),
+    )
+
+
 READERS = {
     f.__name__.removeprefix("read_"): f
-    for f in (read_squid, read_nginx, read_haproxy, read_trafficserver, read_varnish)
+    for f in (read_squid, read_nginx, read_haproxy, read_trafficserver, read_varnish, read_envoy)
 }
 
 
@@ -190,7 +209,7 @@ def expect(name):
             for resolution in Resolution if counters else ():
                 bucket = line.time_ms // 1000 // resolution * resolution
                 total = usage.setdefault((owner, side, resolution, bucket), [0, 0, 0, 0])
-                for i, number in enumerate((1, success, *counters)):
+                for i, number in enumerate((line.requests, success, *counters)):
                     total[i] += number
     return usage, Outcomes(**outcomes)
 
@@ -242,15 +261,18 @@ def published(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_captured_log_is_counted_to_the_byte(ready, name):
-    """Per owner, side, 5 minutes, hour and day; and the target's sums are those of docs/accuracy.md."""
+    """Per owner, side, 5 minutes, hour and day; and the target's sums are those of docs/accuracy.md, where it has them."""
     usage, outcomes = expect(name)
-    assert outcomes.received > 50
+    assert outcomes.received > 30
     assert ready.ingest(FILES[name], LOGS / name, status=1 if outcomes.rejected else 0) == outcomes
     found = stored(ready)
     assert found == usage
     days = [counters for key, counters in found.items() if key[1:3] == (Side.TARGET, Resolution.DAY)]
     sums = [sum(counters[i] for counters in days) for i in (2, 3)]
-    assert sums == (published(TABLES[name]) if name in TABLES else [0, 0])
+    if name != "varnish/client.log":
+        assert min(sums) > 0
+    if name in TABLES:
+        assert sums == published(TABLES[name])
 
 
 def expect_hosts(name):
@@ -263,7 +285,8 @@ def expect_hosts(name):
         for side, counters in ((Side.TARGET, line.target), (Side.CLIENT, line.client)):
             if counters and not isinstance(owner, str):
                 key = (owner, side, line.time_ms // 86_400_000 * 86_400, host)
-                usage[key] = [a + b for a, b in zip(usage.get(key, [0] * 4), (1, success, *counters), strict=True)]
+                added = (line.requests, success, *counters)
+                usage[key] = [a + b for a, b in zip(usage.get(key, [0] * 4), added, strict=True)]
     return usage
 
 
@@ -288,7 +311,7 @@ def test_a_captured_log_is_counted_by_host_to_the_byte(ready, name):
 
 
 def test_all_logs_together_add_up(ready):
-    """Seven files of five formats in one store, two of them twice; and `usage` prints the same sums."""
+    """Ten files of six formats in one store, two of them twice; and `usage` prints the same sums."""
     usage: Counter = Counter()
     for log_format in set(FILES.values()):
         names = [name for name, f in FILES.items() if f == log_format]

@@ -167,6 +167,7 @@ SURE = {
         (247, 1159),
     ),
     "varnish": (FORMATS["varnish"].example.replace("shop.test", "sure.test").replace("c\t", "b\t", 1), (102, 1263)),
+    "envoy": (FORMATS["envoy"].example.replace("zone-res2", "zone-sure"), (80, 100_204)),
     "squid-native": (FORMATS["squid-native"].example.replace("wayne-zone-isp62", "acme-zone-sure"), (0, 29547)),
     "combined": (FORMATS["combined"].example.replace("zone-web1", "zone-sure"), (0, 5120)),
     "tsv": ("1795132800.5\tcust-acme-zone-sure\t200\t77\t777", (77, 777)),
@@ -178,6 +179,7 @@ CAPTURED = {
     "haproxy": "haproxy/tcp_sni.log",
     "trafficserver": "trafficserver/access_meter.log",
     "varnish": "varnish/client.log",
+    "envoy": "envoy/gateway.log",
 }
 REAL = {
     name: [

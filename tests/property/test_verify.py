@@ -25,7 +25,7 @@ from bandmeter.verify import Candidate, Findings, Recount, check_days, check_sou
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = {
     name: sorted((ROOT / "demo" / "logs" / name).glob("*.log"))
-    for name in ("squid", "nginx", "haproxy", "trafficserver", "varnish")
+    for name in ("squid", "nginx", "haproxy", "trafficserver", "varnish", "envoy")
 }
 START = 1_795_132_800
 TABLES = {"usage_5m": 300, "usage_hour": 3_600, "usage_day": 86_400}

@@ -792,12 +792,13 @@ def test_a_source_without_a_file_is_told(acme, run, data, tmp_path):
     assert "Source edge1: no file fits" in err
 
 
-def test_a_source_without_a_file_does_not_keep_the_others_back(acme, run, data, tmp_path):
+def test_a_source_without_a_file_is_no_mistake_beside_others(acme, run, data, tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"time": LINES[0][0], "identity": "u9", **LINES[0][2]}) + "\n")
     entry = "[[source]]\nname = '{0}'\nformat = 'jsonl'\npath = '{1}/*.{0}'\n"
     (data / "bandmeter.toml").write_text("".join(entry.format(name, tmp_path) for name in ("none", "jsonl")))
-    status, out, _ = run("ingest", "--json")
-    assert (status, json.loads(out)["total"]["received"]) == (2, 1)
+    status, out, err = run("ingest", "--json")
+    assert (status, json.loads(out)["total"]["received"]) == (0, 1)
+    assert "Source none: no file fits" in err
 
 
 BOTH = "".join(f"[[source]]\nname = '{{}}'\nformat = 'jsonl'\npath = '{{}}/{p}'\n{{}}\n" for p in ("*", "*.jsonl"))

@@ -165,6 +165,7 @@ EXAMPLES = {
     "haproxy": (("acme", "res2"), 1_795_307_459_248, (1, 1, 240, 1251), (1, 1, 240, 1251)),
     "trafficserver": (("acme", "res2"), 1_795_307_821_274, (1, 1, 247, 1159), (1, 1, 245, 1199)),
     "varnish": (("acme", "shop.test"), 1_795_307_957_672, None, (1, 1, 102, 1263)),
+    "envoy": (("acme", "res2"), 1_795_307_953_741, (1, 1, 80, 100_204), (1, 1, 247, 100_275)),
     "squid-native": (("wayne", "isp62"), 1_795_132_800_401, (1, 1, 0, 29547), (1, 1, 0, 29547)),
     "combined": (("acme", "web1"), 1_795_154_400_000, (1, 1, 0, 5120), None),
 }
@@ -197,6 +198,10 @@ def squid(**fields):
 
 def nginx(**fields):
     return json.dumps(json.loads(FORMATS["nginx"].example) | fields)
+
+
+def envoy(**fields):
+    return json.dumps(json.loads(FORMATS["envoy"].example) | fields)
 
 
 def haproxy(**fields):
@@ -258,6 +263,11 @@ TARGETS = [
     ("haproxy", haproxy(state="SC--"), None),
     ("haproxy", haproxy(server_port="-"), None),
     ("haproxy", haproxy(state="cD--"), (240, 1251)),
+    ("envoy", envoy(status=503, upstream_sent=0, upstream_received=0), None),
+    ("envoy", envoy(status=503, upstream=None, upstream_sent=0, upstream_received=0), None),
+    ("envoy", envoy(status=407, upstream="-", user="cust-acme-zone-res2"), None),
+    ("envoy", envoy(status=503, upstream_received=0), (80, 0)),
+    ("envoy", envoy(status=0, upstream_sent=0), (0, 100_204)),
 ]
 
 
@@ -272,6 +282,44 @@ def test_whether_there_was_a_target_is_told_by_the_next_hop(meter, name, line, t
     if "407" not in line and name != "varnish":  # whose sides have lines of their own
         assert meter.total(zone, Side.CLIENT).requests == 1
         assert report.outcomes.no_target == (target is None and name != "nginx")
+
+
+def test_what_envoy_writes_before_the_end_counts_nothing(meter):
+    """Its counters are those since the start, and the line at the end has them again."""
+    zone = meter.add_zone("acme", "res2")
+    before = ("DownstreamStart", "DownstreamPeriodic", "DownstreamTunnelSuccessfullyEstablished", "TcpPeriodic")
+    others = ("TcpUpstreamConnected", "UpstreamPoolReady", "UpstreamPeriodic", "UpstreamEnd")
+    lines = [envoy(type=kind, host=f"{kind}.test") for kind in (*before, *others)]
+    assert meter.feed("\n".join([*lines, ""]).encode(), "envoy").outcomes == Outcomes(8, counted=8)
+    for side in Side:
+        assert tuple(meter.total(zone, side)) == (0, 0, 0, 0)
+    assert meter.store.read_hosts([zone.number], Side.TARGET, Span(0, 4_102_444_800), 99) == {}
+    without = json.loads(envoy())
+    del without["type"]
+    ends = [*(envoy(type=kind) for kind in ("DownstreamEnd", "TcpConnectionEnd", "NotSet", None)), json.dumps(without)]
+    meter.feed("\n".join([*lines, *ends, ""]).encode(), "envoy", source_name="ends")
+    assert tuple(meter.total(zone)) == (5, 5, 400, 501_020)
+
+
+@pytest.mark.parametrize(
+    ("fields", "identity", "scheme", "ip_version"),
+    [
+        ({}, "cust-acme-zone-none", "https", "4"),
+        ({"method": "GET", "upstream": "[2001:db8::7]:443"}, "cust-acme-zone-none", "http", "6"),
+        ({"user": None, "site": "Shop.Example:8443", "method": "GET", "client": "::1"}, "shop.example", "http", "6"),
+        ({"user": "-", "site": "shop.example", "method": "GET", "tls": "TLSv1.3"}, "shop.example", "https", "4"),
+        ({"user": None, "site": "shop.example", "host": "shop.example", "method": None}, "shop.example", "https", "4"),
+        ({"user": None, "site": None, "host": None, "method": None}, "-", "other", "4"),
+        ({"upstream": "unix:/run/app.sock"}, "cust-acme-zone-none", "https", "unknown"),
+    ],
+)
+def test_envoy_tells_whose_a_line_is_and_by_what_it_went(meter, fields, identity, scheme, ip_version):
+    """As a forward proxy, an edge, and a gateway by SNI."""
+    meter.feed(envoy(**{"user": "cust-acme-zone-none-session-1"} | fields).encode() + b"\n", "envoy")
+    (waiting,) = meter.store.unattributed()
+    assert waiting.identity == identity
+    told = [unpack(row[1]) for rows in meter.rows().values() for row in rows]
+    assert {(one["scheme"], one["ip_version"]) for one in told} == {(scheme, ip_version)}
 
 
 def test_a_haproxy_line_of_either_width_is_read_by_its_own_columns(meter):

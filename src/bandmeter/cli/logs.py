@@ -68,7 +68,7 @@ def ingest(
     if any(report.is_stopped for report in reports):
         output.complain("Stopped between two batches: give the same command again to go on.")
         raise typer.Exit(STOPPED)
-    if any(report.error for report in reports) or (not files and not all(found.values())):
+    if not reports or any(report.error for report in reports):
         raise typer.Exit(UNUSABLE)
     if any(report.outcomes.rejected for report in reports):
         raise typer.Exit(REJECTED)

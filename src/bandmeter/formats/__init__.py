@@ -32,6 +32,7 @@ from bandmeter.domain.contracts import Format
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.formats.cloudevents import CLOUDEVENTS
 from bandmeter.formats.combined import COMBINED
+from bandmeter.formats.envoy import ENVOY
 from bandmeter.formats.haproxy import HAPROXY
 from bandmeter.formats.jsonl import JSONL
 from bandmeter.formats.nginx import NGINX
@@ -42,7 +43,12 @@ from bandmeter.formats.tsv import TSV
 from bandmeter.formats.varnish import VARNISH
 
 FORMATS = {
-    f.name: f for f in (JSONL, CLOUDEVENTS, TSV, SQUID, NGINX, HAPROXY, TRAFFICSERVER, VARNISH, SQUID_NATIVE, COMBINED)
+    f.name: f
+    for f in (
+        *(JSONL, CLOUDEVENTS, TSV),
+        *(SQUID, NGINX, HAPROXY, TRAFFICSERVER, VARNISH, ENVOY),
+        *(SQUID_NATIVE, COMBINED),
+    )
 }
 
 NUMBERS = (
