@@ -19,6 +19,7 @@ from bandmeter.ingest.batch.tools import Tools
 from bandmeter.ingest.posts import poster, quick
 from bandmeter.ingest.posts.poster import Post, Poster
 from bandmeter.store import MemoryStore, SqliteStore
+from bandmeter.telemetry import counted
 
 NOW_MS = 1_795_392_000_000
 ZONES = [
@@ -311,6 +312,22 @@ def test_another_body_under_a_used_key_or_number_is_refused(tmp_path):
         assert store.total(1, Side.TARGET, posts_span()).bytes_up == 2
 
 
+def test_a_table_with_other_columns_is_another_body(tmp_path):
+    """Though its lines are the same, they say something else."""
+    columns = ("time", "identity", "bytes_up", "bytes_down")
+    line = b"1795132800\tcust-acme-zone-res\t1\t2\n"
+    with poster_at(tmp_path) as (counter, store):
+        for post in (
+            Post(FORMATS["tsv"], line, Caller(), "s", key="k", columns=columns),
+            Post(FORMATS["tsv"], line, Caller(), "n", 1, columns=columns),
+        ):
+            other = post._replace(columns=(*columns[:2], *columns[:1:-1]))
+            first, again, refused = counter.count([post, post, other])
+            assert first["counted"] == again["duplicate"] == 1
+            assert refused.code == "key_reused"
+        assert store.total(1, Side.TARGET, posts_span())[2:] == (2, 4)
+
+
 class Failing(MemoryStore):
     """Fails at the writes that it is told to, after the first that has several bodies of one source."""
 
@@ -400,3 +417,25 @@ def test_sums_beyond_64_bits_are_the_senders_mistake(tmp_path):
             assert answers[1].code == "sum_too_large"
         assert store.total(1, Side.TARGET, posts_span()).bytes_down == 5_003 * 2**50
         assert store.check() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_committed_is_answered_and_counted_once_whatever_becomes_of_its_metrics(tmp_path, fails, monkeypatch):
+    """Sums beyond 64 bits of one body, which no row holds; and whatever else may happen after a commit."""
+    metrics = counted.IngestMetrics(lambda number: next((zone for zone in ZONES if zone.number == number), None))
+    store = counted.told(SqliteStore(tmp_path / "usage.db"), metrics)
+    if fails:
+        monkeypatch.setattr(metrics, "committed", None)
+    large = [{"time": NOW_MS // 1000 - 86_400 * day, "bytes_up": 2**50, "bytes_down": 0} for day in range(10)] * 900
+    bodies = [large, *([{"time": NOW_MS // 1000, "zone": "shop.test", "bytes_up": 1, "bytes_down": 2}] for _ in range(3))]
+    named = {"account": "acme", "zone": "res"}
+    texts = ["".join(json.dumps(named | record) + "\n" for record in body) for body in bodies]
+    posts = [Post(JSONL, text.encode(), Caller(), f"s{n}") for n, text in enumerate(texts)]
+    with poster_at(tmp_path, store) as (made, _):
+        answers = made.count(posts)
+    assert [answer["counted"] for answer in answers] == [9_000, 1, 1, 1]
+    assert store.total(1, Side.TARGET, posts_span()).requests == 9_000
+    assert store.total(2, Side.CLIENT, posts_span())[2:] == (3, 6)
+    assert store.total(1, Side.TARGET, posts_span()).bytes_up == 9_000 * 2**50  # beyond 64 bits
+    assert store.check() == []
+    store.close()

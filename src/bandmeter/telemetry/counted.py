@@ -17,6 +17,7 @@ from bandmeter.domain import usage
 from bandmeter.domain.contracts import Batch, Store
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes
+from bandmeter.telemetry import frames
 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 SOURCES_MAX = 1_000  # label values; those that come later count as OTHER
@@ -74,8 +75,7 @@ class IngestMetrics:
         rows = np.frombuffer(batch.rows, dtype=np.int64).reshape(-1, _WIDTH)
         zones, place = np.unique(rows[:, 0], return_inverse=True)
         for n, (_, _, column) in enumerate(_DIRECTIONS):
-            sums = np.zeros(len(zones), dtype=np.int64)
-            np.add.at(sums, place, rows[:, column])
+            sums = np.bincount(place, rows[:, column])  # as floating point, as the counters: it cannot wrap around
             for number, size in zip(zones.tolist(), sums.tolist(), strict=True):
                 if size:
                     self._counter(number, n).inc(size)
@@ -126,12 +126,18 @@ class Told:
         start = time.perf_counter()
         numbers = self._store.write_together(batches)
         if numbers:
-            seconds = time.perf_counter() - start
-            self._metrics.seconds.observe(seconds)
-            for batch in batches:
-                self._metrics.committed(batch)
-                self._tell(batch, seconds)
+            # Whatever happens now, it is committed: whoever heard of an error would hand it over once more.
+            try:
+                self._tell_all(batches, time.perf_counter() - start)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.error("what was counted is not told", error=type(error).__name__, frames=frames(error))
         return numbers
+
+    def _tell_all(self, batches: Sequence[Batch], seconds: float) -> None:
+        self._metrics.seconds.observe(seconds)
+        for batch in batches:
+            self._metrics.committed(batch)
+            self._tell(batch, seconds)
 
     def _tell(self, batch: Batch, seconds: float) -> None:
         """A line for each batch; of a source that has many in a second, one for all of them."""

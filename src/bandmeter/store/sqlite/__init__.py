@@ -65,6 +65,19 @@ _FRESHNESS = (
 # By the index, which begins with the name, of which there are few.
 _OF_HEAD = f"""SELECT {SOURCE_COLUMNS} FROM source WHERE name IN (SELECT DISTINCT name FROM source)
     AND substr(head, 1, {INDEXED_HEAD_BYTES}) = ? AND head = ? ORDER BY number"""
+_HALF_BITS = 32
+
+
+def _exact_sum(column: str) -> str:
+    """SQL for a sum in two halves: a column's values fit 64 bits, and their sum may not, which SQLite refuses."""
+    return f"coalesce(sum({column} >> {_HALF_BITS}), 0), coalesce(sum({column} & {(1 << _HALF_BITS) - 1}), 0)"
+
+
+def _joined(halves: Sequence[int]) -> list[int]:
+    """The sums of which each has two halves."""
+    return [(high << _HALF_BITS) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
+
+
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -245,7 +258,7 @@ class SqliteStore:
                 rows = writing.take_rows(db, number, side, zone)
                 zones = writing.add_rows(db, rows)
                 first = usage.ROW.index(usage.SIDE_COLUMNS[zone.side][0])
-                moved = moved.plus(Counters(*(int(rows[:, first + i].sum()) for i in range(len(ZERO)))))
+                moved = moved.plus(Counters(*(sum(rows[:, first + i].tolist()) for i in range(len(ZERO)))))
                 for (ms,) in db.execute("DELETE FROM freshness WHERE zone = ? RETURNING newest_ms", [number]):
                     writing.note_change(db, zones, {} if ms is None else {zone.number: ms})
             return moved
@@ -289,7 +302,7 @@ class SqliteStore:
             return hosts.read(self._reader, zones, side, span, limit)
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
-        sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.SIDE_COLUMNS[side])
+        sums = ", ".join(map(_exact_sum, usage.SIDE_COLUMNS[side]))
         total = ZERO
         with _AVAILABLE:
             for resolution, piece in grid.pieces(span):
@@ -297,7 +310,7 @@ class SqliteStore:
                     f"SELECT {sums} FROM {TABLES[resolution]} WHERE zone = ? AND bucket >= ? AND bucket < ?",
                     (zone, piece.start // resolution, piece.end // resolution),
                 ).fetchone()
-                total = total.plus(Counters(*row))
+                total = total.plus(Counters(*_joined(row)))
         return total
 
     def freshness(self, zones: Sequence[int]) -> Freshness:
@@ -328,12 +341,16 @@ class SqliteStore:
             return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
 
     def unattributed(self) -> list[Unattributed]:
-        sums = ", ".join(f"coalesce(sum({c}), 0)" for c in usage.ROW_COUNTERS)
+        sums = ", ".join(map(_exact_sum, usage.ROW_COUNTERS))
         rows = self._reader.execute(
             f"SELECT i.number, i.identity, i.side, {sums}, (SELECT newest_ms FROM freshness f WHERE f.zone = i.number) "
             "FROM identity i LEFT JOIN usage_day u ON u.zone = i.number WHERE i.zone IS NULL GROUP BY i.number",
         )
-        waiting = [Unattributed(r[0], r[1], r[2], Counters(*r[3:7]), Counters(*r[7:11]), r[11]) for r in rows]
+        waiting = []
+        for number, identity, side, *halves, newest_ms in rows:
+            counters = _joined(halves)
+            target, client = Counters(*counters[: len(ZERO)]), Counters(*counters[len(ZERO) :])
+            waiting.append(Unattributed(number, identity, side, target, client, newest_ms))
         return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))
 
     def number_ends(self) -> tuple[int, int] | None:

@@ -75,19 +75,25 @@ def _disagreeing(*, of_day: bool) -> str:
 
 
 def _beyond(*, of_day: bool) -> str:
-    """SQL for the same of the days whose target hosts sum up to more than the day."""
+    """SQL for the same of the days whose target hosts sum up to more than the day.
+
+    What hosts have above the day is summed in two halves of 32 bits: a sum may pass 64.
+    """
     wheres = ("WHERE zone = :zone AND day = :day", "WHERE zone = :zone AND bucket = :day") if of_day else ("", "")
-    hosts = f"SELECT zone, day, {_named_sums('h')} FROM usage_host {wheres[0]} GROUP BY 1, 2"
-    days = f"SELECT zone, bucket, {_named_sums('d')} FROM {TABLES[Resolution.DAY]} {wheres[1]} GROUP BY 1, 2"
-    is_beyond = " OR ".join(f"h_{counter} > coalesce(d_{counter}, 0)" for counter in usage.ROW_COUNTERS)
-    return (
-        f"SELECT 'usage_host', {int(Resolution.DAY)}, h.zone, day FROM ({hosts}) h LEFT JOIN ({days}) d "
-        f"ON h.zone = d.zone AND day = bucket WHERE {is_beyond}"
+    less = ", ".join(f"-{c}" for c in usage.ROW_COUNTERS)
+    rows = (
+        f"SELECT zone, day, 1 AS is_host, {_COUNTERS} FROM usage_host {wheres[0]} "
+        f"UNION ALL SELECT zone, bucket, 0, {less} FROM {TABLES[Resolution.DAY]} {wheres[1]}"
     )
-
-
-def _named_sums(prefix: str) -> str:
-    return ", ".join(f"sum({counter}) AS {prefix}_{counter}" for counter in usage.ROW_COUNTERS)
+    halves = ", ".join(f"sum({c} >> 32) AS high_{c}, sum({c} & 0xFFFFFFFF) AS low_{c}" for c in usage.ROW_COUNTERS)
+    is_beyond = " OR ".join(
+        f"high_{c} + (low_{c} >> 32) > 0 OR (high_{c} + (low_{c} >> 32) = 0 AND low_{c} & 0xFFFFFFFF)"
+        for c in usage.ROW_COUNTERS
+    )
+    return (
+        f"SELECT 'usage_host', {int(Resolution.DAY)}, zone, day FROM (SELECT zone, day, max(is_host) AS has_host, "
+        f"{halves} FROM ({rows}) GROUP BY 1, 2) WHERE has_host AND ({is_beyond})"
+    )
 
 
 def _sentence(table: str, seconds: int, zone: int, bucket: int) -> str:
