@@ -144,6 +144,74 @@ def test_rejects_that_began_a_log_are_ingested_again(meter, log, tmp_path):
     assert counted(meter) == sums((0, 60))
 
 
+def in_zone(zone, start, end):
+    return lines(start, end).replace(b'"zone":"res"', b'"zone":"%s"' % zone.encode())
+
+
+def rejected(meter):
+    return b"".join(reject.text + b"\n" for reject in meter.rejects())
+
+
+@pytest.mark.parametrize("count", [5, 100])
+def test_a_log_of_nothing_but_rejects_is_ingested_again(meter, log, tmp_path, count):
+    """As often as it is given, until its zone is there; and then it counts once."""
+    again = tmp_path / "again.log"
+    log.write_bytes(in_zone("later", 0, count))
+    assert meter.feed(log).outcomes == Outcomes(count, rejected=count)
+    again.write_bytes(rejected(meter))
+    for path in (log, again, log):
+        assert meter.feed(path).outcomes == Outcomes(count, duplicate=count)
+    assert len(meter.store.sources()) == 1
+    meter.add_zone("acme", "later")
+    assert meter.feed(again).outcomes == Outcomes(count, counted=count)
+    for path in (log, again):
+        assert meter.feed(path).outcomes == Outcomes(count, duplicate=count)
+    assert meter.total(meter.zones[1]).requests == count
+
+
+def test_rejects_of_several_logs_are_ingested_again(meter, tmp_path):
+    """Each log begins with more of them than tells logs apart."""
+    for n in range(2):
+        log = tmp_path / f"{n}.log"
+        log.write_bytes(in_zone("later", 1_000 * n, 1_000 * n + 100) + lines(1_000 * n + 100, 1_000 * n + 300))
+        assert meter.feed(log).outcomes == Outcomes(300, counted=200, rejected=100)
+    before = counted(meter)
+    again = tmp_path / "again.log"
+    again.write_bytes(rejected(meter))
+    meter.add_zone("acme", "later")
+    assert meter.feed(again).outcomes == Outcomes(200, counted=200)
+    assert meter.feed(again).outcomes == Outcomes(200, duplicate=200)
+    assert meter.total(meter.zones[1]).requests == 200
+    assert counted(meter) == before
+
+
+def test_rejects_that_are_rejected_again_are_ingested_once_more(meter, log, tmp_path):
+    """Of two zones the first is there, and later the second: each line counts once."""
+    log.write_bytes(in_zone("one", 0, 60) + in_zone("two", 60, 120))
+    meter.feed(log)
+    again = tmp_path / "again.log"
+    again.write_bytes(rejected(meter))
+    meter.add_zone("acme", "one")
+    assert meter.feed(again).outcomes == Outcomes(120, counted=60, rejected=60)
+    assert meter.feed(again).outcomes == Outcomes(120, duplicate=120)
+    meter.add_zone("acme", "two")
+    again.write_bytes(in_zone("two", 60, 120))
+    assert meter.feed(again).outcomes == Outcomes(60, counted=60)
+    assert meter.feed(again).outcomes == Outcomes(60, duplicate=60)
+    assert [meter.total(zone).requests for zone in meter.zones] == [0, 60, 60]
+
+
+def test_a_long_line_is_kept_whole(meter, log, tmp_path):
+    """Whatever can be read can be read again."""
+    line = in_zone("later", 0, 1)[:-2] + b',"ignored":"%s"}\n' % (b"x" * 200_000)
+    log.write_bytes(line)
+    assert meter.feed(log).outcomes.rejected == 1
+    again = tmp_path / "again.log"
+    again.write_bytes(rejected(meter))
+    meter.add_zone("acme", "later")
+    assert meter.feed(again).outcomes.counted == 1
+
+
 def test_rejects_that_are_ingested_under_another_name_are_not_called_counted(meter, log):
     """What was rejected there counts here alone; the name under which it was counted is told."""
     (zone,) = meter.zones
@@ -592,7 +660,7 @@ def test_a_table_that_lacks_what_is_needed_is_refused(meter, log):
     log.write_bytes(b"identity\tbytes_up\n" + b"a\t1\n")
     with pytest.raises(BandmeterError, match="has no column `time`"):
         meter.feed(log, "tsv")
-    log.write_bytes(b"time\tbytes_up")
+    log.write_bytes(b"time\tbytes_up" * 10_000)
     with pytest.raises(BandmeterError, match="header"):
         meter.feed(log, "tsv")
     assert meter.store.sources() == []
@@ -681,3 +749,29 @@ def test_a_path_that_is_a_pipe_is_read_whole(command, log):
     assert [s.outcomes for s in store.sources()] == [Outcomes(6000, counted=3000, duplicate=3000)]
     store.close()
     assert not list(Path(command.data).glob("stdin-*"))
+
+
+# ---------------------------------------------------------------- names and headers
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_it_can_be(meter, tmp_path):
+    path = os.fsdecode(bytes(tmp_path) + b"/x\xff.log")
+    Path(path).write_bytes(lines(0, 10))
+    report = meter.feed(path)
+    assert (report.outcomes, Path(report.path).name) == (Outcomes(10, counted=10), "x\\xff.log")
+    assert [source.path for source in meter.store.sources()] == [report.path]
+
+
+@pytest.mark.parametrize("known", [b"", b"1795132800\tacme\tres\t1\t2\n"])
+def test_a_table_whose_header_is_not_finished_is_empty(meter, tmp_path, known):
+    """Also where a log with that header was counted already."""
+    header = b"time\taccount\tzone\tbytes_up\tbytes_down"
+    if known:
+        (tmp_path / "a.tsv").write_bytes(header + b"\n" + known)
+        assert meter.feed(tmp_path / "a.tsv", "tsv").outcomes == Outcomes(1, counted=1)
+    torn = tmp_path / "b.tsv"
+    torn.write_bytes(header)
+    assert meter.feed(torn, "tsv").outcomes == Outcomes()
+    torn.write_bytes(header + b"\n1795132900\tacme\tres\t5\t6\n")
+    assert meter.feed(torn, "tsv").outcomes == Outcomes(1, counted=1)
+    assert all(source.outcomes.duplicate == 0 for source in meter.store.sources())

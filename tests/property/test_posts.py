@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandmeter.domain.errors import BandmeterError
+from bandmeter.domain.grid import Span
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes, Side
 from bandmeter.formats import FORMATS
@@ -53,8 +54,6 @@ def everything(store):
 
 
 def posts_span():
-    from bandmeter.domain.grid import Span  # noqa: PLC0415
-
     return Span(0, 4_102_444_800)
 
 
@@ -192,6 +191,10 @@ LINES = st.one_of(
             b"",
             b"{}",
             b"5",
+            *(
+                b'{"time":%s,"identity":"cust-acme-zone-res","bytes_up":1,"bytes_down":2}' % time
+                for time in (b"17951327999995e-4", b"1795132799999.5E-3", b"1.7951328e9", b"1795132799.9995")
+            ),
             b"[]",
             b"{",
             b'{"time":1}{"time":2}',
@@ -427,7 +430,10 @@ def test_what_is_committed_is_answered_and_counted_once_whatever_becomes_of_its_
     if fails:
         monkeypatch.setattr(metrics, "committed", None)
     large = [{"time": NOW_MS // 1000 - 86_400 * day, "bytes_up": 2**50, "bytes_down": 0} for day in range(10)] * 900
-    bodies = [large, *([{"time": NOW_MS // 1000, "zone": "shop.test", "bytes_up": 1, "bytes_down": 2}] for _ in range(3))]
+    bodies = [
+        large,
+        *([{"time": NOW_MS // 1000, "zone": "shop.test", "bytes_up": 1, "bytes_down": 2}] for _ in range(3)),
+    ]
     named = {"account": "acme", "zone": "res"}
     texts = ["".join(json.dumps(named | record) + "\n" for record in body) for body in bodies]
     posts = [Post(JSONL, text.encode(), Caller(), f"s{n}") for n, text in enumerate(texts)]
@@ -439,3 +445,14 @@ def test_what_is_committed_is_answered_and_counted_once_whatever_becomes_of_its_
     assert store.total(1, Side.TARGET, posts_span()).bytes_up == 9_000 * 2**50  # beyond 64 bits
     assert store.check() == []
     store.close()
+
+
+@pytest.mark.parametrize("time", ["17951327999995e-4", "1795132799999.5e-3", "179513279999.95E-2", "1795132799.9995"])
+def test_a_time_is_cut_however_it_is_written(tmp_path, time):
+    """Half a millisecond before a bucket's edge is before it."""
+    body = f'{{"time":{time},"identity":"cust-acme-zone-res","bytes_up":1,"bytes_down":2}}\n'.encode()
+    with poster_at(tmp_path) as (counter, store):
+        (answer,) = counter.count([Post(JSONL, body, Caller(), "s")])
+        before = store.total(1, Side.TARGET, Span(0, 1_795_132_800))
+        assert (answer["counted"], before.requests) in ((1, 1), (0, 0))  # or it is no number that we take
+        assert store.total(1, Side.TARGET, posts_span()).requests == before.requests

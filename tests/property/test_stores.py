@@ -125,6 +125,9 @@ class Twins:
         for state in self.do("sources"):
             assert state.outcomes.adds_up
             self.do("rejects", state.number, 2)
+            self.do("rejects", state.number, 2, 1)
+            self.do("are_rejects", state.name, [reject.text for reject in self.do("rejects", state.number, 9)])
+            self.do("are_rejects", state.name, [b"no such line"])
             self.do("count_rejects", state.number, 2)
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)

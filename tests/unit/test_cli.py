@@ -17,6 +17,7 @@ import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
+from bandmeter.cli import logs
 from bandmeter.domain.contracts import POSTED, Batch, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.service import doctor, sources
@@ -770,6 +771,19 @@ def test_serve_tells_when_it_is_ready_answers_and_stops_gracefully(counted, done
     assert answer["acme"]["sums"]["static"]["back_m0"]["bw_sum"] == 1_000_001_000
     assert (server.returncode, out) == (0, "")
     assert secret not in err
+
+
+def test_all_rejected_lines_come_back_however_many_there_are(acme, run, done, tmp_path, monkeypatch):
+    """A list has an end, and says so."""
+    monkeypatch.setattr(logs, "REJECTS_AT_ONCE", 2)
+    monkeypatch.setattr(logs, "REJECTS_LISTED_MAX", 3)
+    lines = "".join(json.dumps({"time": LINES[0][0], "identity": f"u{n}"}) + "\n" for n in range(7))
+    (tmp_path / "a.jsonl").write_text(lines)
+    assert run("ingest", "--format", "jsonl", tmp_path / "a.jsonl")[0] == 1
+    assert done("rejects", "--lines") == lines
+    status, out, err = run("rejects", "--json")
+    assert (status, len(json.loads(out)["rejects"])) == (0, 3)
+    assert "the first 3 of 7 rejects are listed; --lines prints all" in err
 
 
 @pytest.mark.parametrize("rule", ["account = 'acme'\nzone = 'none'", "zones = {'u9' = 'acme/none'}"])

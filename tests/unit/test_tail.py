@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -294,6 +295,62 @@ def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
     following.go_on()
     assert following.problem("proxy").endswith("what both have is counted twice")
     assert capsys.readouterr().out.count("a log may be counted twice") == 1
+
+
+def test_a_name_that_is_no_utf8_is_followed_and_told(following):
+    name = os.fsdecode(b"a\xff.log")
+    following.write(name, 1)
+    following.go_on()
+    (following.folder / name).rename(following.folder / os.fsdecode(b"b\xfe.log"))
+    following.go_on()
+    assert following.total == 1
+    assert [source.path.rpartition("/")[2] for source in following.store.sources()] == ["b\\xfe.log"]
+
+
+def test_what_was_wrong_is_over_though_nothing_new_comes(following, monkeypatch):
+    """A renamed file gets no more lines; that the store took nothing when it was renamed is no matter any more."""
+    following.write("a.log", 1)
+    following.go_on()
+
+    def is_full(*_):
+        raise BandmeterError(errors.UNAVAILABLE, FULL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(following.store, "note_path", is_full)
+        (following.folder / "a.log").rename(following.folder / "a.log.1")
+        following.go_on()
+        assert (following.problem("proxy"), following.tail.fault) == (FULL, FULL)
+    following.go_on(RETRY_SECONDS)
+    assert (following.problem("proxy"), following.tail.fault) == ("", "")
+    assert [source.path.rpartition("/")[2] for source in following.store.sources()] == ["a.log.1"]
+
+
+def test_what_is_written_over_a_file_is_noticed_whatever_its_times_say(following):
+    """As by `rsync --inplace --times`: of the same size, and as old as before."""
+    following.write("a.log", 1)
+    following.go_on()
+    path = following.folder / "a.log"
+    status = path.stat()
+    path.write_bytes(path.read_bytes().replace(b'bytes_up": 1', b'bytes_up": 7'))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    following.go_on()
+    assert following.total == 8
+
+
+def test_a_table_whose_header_is_not_finished_is_waited_for(make):
+    following = make(("proxy", "*.tsv", None))
+    following.tail._sources = [
+        watched._replace(job=dataclasses.replace(watched.job, format=FORMATS["tsv"], account=None, zone=None))
+        for watched in following.tail._sources
+    ]
+    path = following.folder / "a.tsv"
+    for part in ("time\taccount\tz", "one\tbytes_up\tbytes_down", "\n", f"{NOW_MS // 1000}\tacme\tres\t5\t6\n"):
+        with path.open("a") as file:
+            file.write(part)
+        following.go_on(RETRY_SECONDS)
+        assert following.problem("proxy") == ""
+    assert following.total == 5
 
 
 def test_a_source_without_a_file_is_told_and_logged_once(make, capsys):

@@ -20,7 +20,8 @@ from bandmeter.ingest import FileReport, Job
 from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.service import sources as configured
 
-REJECTS_MAX = 100_000  # of one source; more lines than that are not mended by hand
+REJECTS_LISTED_MAX = 100_000  # of one source; nobody reads more, and all of them are in memory
+REJECTS_AT_ONCE = 10_000
 UNATTRIBUTED_SHOWN = 20
 GAPS_SECONDS = 7 * 86_400
 GAPS_SHOWN = 3  # the last ones; --json has all
@@ -186,6 +187,17 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
                 output.say(f"{row['identity']} is {SHARED[row['identity']]}.")
 
 
+def _print_lines(parts: service.Parts, chosen: list[SourceState]) -> None:
+    """All of them, however many there are."""
+    sys.stdout.flush()
+    for source in chosen:
+        after = 0
+        while found := parts.store.rejects(source.number, REJECTS_AT_ONCE, after):
+            sys.stdout.buffer.writelines(reject.text + b"\n" for reject in found)
+            after = found[-1].line
+    sys.stdout.buffer.flush()
+
+
 def rejects(
     context: typer.Context,
     source: Annotated[str | None, typer.Argument(help="A source's number or name; all, when not given.")] = None,
@@ -198,12 +210,14 @@ def rejects(
         if source is not None and not chosen:
             sentence = f"There is no source {source[:80]!r}: take its number from `bandmeter sources`."
             raise BandmeterError(errors.INPUT_INVALID, sentence)
-        found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_MAX)]
-    if lines:
-        sys.stdout.flush()
-        sys.stdout.buffer.writelines(reject.text + b"\n" for _, reject in found)
-        sys.stdout.buffer.flush()
-        return
+        if lines:
+            _print_lines(parts, chosen)
+            return
+        found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_LISTED_MAX)]
+    for s in chosen:
+        if s.outcomes.rejected > REJECTS_LISTED_MAX:
+            sentence = f"the first {REJECTS_LISTED_MAX:,} of {s.outcomes.rejected:,} rejects are listed"
+            output.complain(f"Source {s.number} ({s.path}): {sentence}; --lines prints all.")
     rows = [
         {
             "source": s.number,

@@ -19,6 +19,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from bandmeter.domain.errors import printable
+
 if TYPE_CHECKING:
     from bandmeter.ingest import Progress as Step
 
@@ -56,7 +58,7 @@ class Shown:
 
     def of(self, path: str) -> Step:
         """What to call after each batch of a file; False once somebody asked to stop."""
-        task = self._bar.add_task(path.rpartition("/")[2], total=None, lines=0, rate=0.0)
+        task = self._bar.add_task(printable(path).rpartition("/")[2], total=None, lines=0, rate=0.0)
         already: list[int] = []
 
         def step(read_bytes: int, size: int, lines: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
@@ -247,11 +247,14 @@ class Store(Protocol):
     def sources(self) -> list[SourceState]:
         """All sources, in the order in which they were first seen."""
 
-    def rejects(self, source: int, limit: int) -> list[Reject]:
-        """A source's rejects in order of line, at most `limit`."""
+    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
+        """A source's rejects in order of line, at most `limit`, of the lines after one."""
 
     def count_rejects(self, source: int, lines: int) -> int:
         """How many of a source's first so many lines were rejected."""
+
+    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
+        """Whether sources of that name keep rejects with each of these texts, of which there are any."""
 
     def unattributed(self) -> list[Unattributed]:
         """What waits to be claimed, most bytes first."""

@@ -14,9 +14,17 @@ class BandmeterError(Exception):
     """
 
     def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
         self.code = code
-        self.sentence = sentence
+        self.sentence = printable(sentence)
+        super().__init__(self.sentence)
+
+
+def printable(text: str) -> str:
+    r"""What can be written: a byte of a file's name that is no UTF-8, which Python keeps as a surrogate, as `\xff`."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 # The codes, in one place so that a dialect's table can be checked for completeness.

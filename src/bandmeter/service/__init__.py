@@ -216,7 +216,7 @@ def ingest(parts: Parts, job: Job, paths: Sequence[str], progress: Callable[[str
             try:
                 report = pipeline.ingest(path, job, progress(path))
             except BandmeterError as error:
-                report = FileReport(path, error=error.sentence)
+                report = FileReport(errors.printable(path), error=error.sentence)
             yield report
             if report.is_stopped:
                 return

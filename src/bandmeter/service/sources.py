@@ -27,8 +27,8 @@ class Shared(NamedTuple):
     def sentence(self) -> str:
         """What is wrong, and what to do."""
         return (
-            f"{self.path} would be counted by source {self.first} and by source {self.second}: let it fit one's path"
-            " only, or give each another side."
+            f"{errors.printable(self.path)} would be counted by source {self.first} and by source {self.second}: let it"
+            " fit one's path only, or give each another side."
         )
 
 

@@ -35,7 +35,7 @@ from bandmeter.domain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bandmeter.domain.tenancy import Zone
 
@@ -238,11 +238,17 @@ class MemoryStore:
     def sources(self) -> list[SourceState]:
         return list(self._sources.values())
 
-    def rejects(self, source: int, limit: int) -> list[Reject]:
-        return sorted(self._rejects[source])[:limit]
+    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
+        return sorted(reject for reject in self._rejects[source] if reject.line > after)[:limit]
 
     def count_rejects(self, source: int, lines: int) -> int:
         return sum(reject.line <= lines for reject in self._rejects[source])
+
+    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
+        numbers = [number for number, source in self._sources.items() if source.name == name]
+        kept = {reject.text for number in numbers for reject in self._rejects[number]}
+        wanted = set(texts)
+        return bool(wanted) and wanted <= kept
 
     def unattributed(self) -> list[Unattributed]:
         waiting = []

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Placing = Callable[[Groups, int], place.Placed]
 
-REJECT_TEXT_BYTES_MAX = 65_536  # of a rejected line that is kept
+REJECT_TEXT_BYTES_MAX = clean.LINE_BYTES_MAX  # of a rejected line that is kept: of whatever can be read, all
 LINES_MAX = 1_000_000  # that are cleaned at once: 32 MiB of real lines have fewer
 
 

@@ -20,7 +20,7 @@ from bandmeter.ingest.files import source
 from bandmeter.ingest.files.commit import Moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bandmeter.ingest.batch.job import Job, Progress
     from bandmeter.ingest.batch.tools import Tools
@@ -43,6 +43,7 @@ class FileRun:
     """
 
     def __init__(self, tools: Tools, real_path: str, shown_path: str, job: Job) -> None:
+        shown_path = errors.printable(shown_path)
         self._tools, self._path, self._shown_path, self._job = tools, real_path, shown_path, job
         self.found = source.find(tools.store, job.source_name, job.format.name, real_path)
         self.state = self.found.state._replace(path=shown_path)
@@ -87,19 +88,49 @@ class FileRun:
 
     def rename(self, path: str) -> None:
         """People know it by another path now."""
+        path = errors.printable(path)
         self._shown_path = path
         self.state = self.state._replace(path=path)
         self._before = self._before._replace(path=path)
 
-    def begin_again(self) -> None:
-        """Count the file under a name of its own: its lines were rejected where they stood before.
+    def begin_again(self, times: int) -> None:
+        """Count the file under a name of its own: its lines were rejected where they stood before, so many times.
 
         Under the same name its growth could not be told from an older copy of that log.
         """
-        name = f"{self._job.source_name} again"
+        name = f"{self._job.source_name} again" + (f" {times}" if times > 1 else "")
         self.found = source.find(self._tools.store, name, self._job.format.name, self._path)
         self.state = self._before = self.found.state._replace(path=self._shown_path)
         self.notes = [source.REJECTED]
+
+    def begin_as(self, found: source.Found) -> None:
+        """Count the file as this one."""
+        self.found = found
+        self.state = self._before = found.state._replace(path=self._shown_path)
+
+    @property
+    def job(self) -> Job:
+        """How it is read."""
+        return self._job
+
+    @property
+    def is_all_rejected(self) -> bool:
+        """Whether all that is known of the file was rejected."""
+        outcomes = self.state.outcomes
+        return 0 < outcomes.rejected == outcomes.received - outcomes.duplicate
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """The content's lines, without a header line and blank ones; up to the first that is too long for any."""
+        has_header = self._job.format.has_header and not self._job.columns
+        with source.opened(path) as content:
+            rest = b""
+            while chunk := content.read(source.CHECK_BYTES * 16):
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from filter(None, whole[has_header:])
+                has_header = has_header and not whole
+                if len(rest) > clean.LINE_BYTES_MAX:
+                    yield rest
+                    return
 
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""
@@ -137,6 +168,9 @@ class FileRun:
     def _header(self) -> list[str]:
         with source.opened(self._path) as content:
             line, newline, _ = content.read(HEADER_BYTES_MAX).partition(b"\n")
+        if not newline and 0 < len(line) < HEADER_BYTES_MAX:
+            self.must_reopen = True  # its end is not there yet
+            return [""]
         if not newline and line:
             raise BandmeterError(
                 errors.INPUT_INVALID,

@@ -19,10 +19,12 @@ from bandmeter.ingest.files.commit import Committer, Moved
 from bandmeter.ingest.files.file import FileRun
 
 if TYPE_CHECKING:
+    from bandmeter.domain.contracts import Batch
     from bandmeter.ingest.batch.decode import Decoder
     from bandmeter.ingest.batch.job import Job, Progress
     from bandmeter.ingest.batch.tools import Tools
 
+AGAINS_MAX = 100  # times that lines are ingested again because they were rejected before
 MOVES_MAX = 100  # times in a row that another process was faster
 READ_BYTES = 1 << 20
 REJECTS_MAX = 100_000  # of a source that are looked at: some 300 bytes each
@@ -43,8 +45,11 @@ class Pipeline:
             earlier, in_vain = Outcomes(), 0  # earlier: what this run has counted before another process moved it on
             while in_vain < MOVES_MAX:
                 run = FileRun(self._tools, real_path, path, job)
-                if run.found.is_shorter and is_older_copy(self._tools, run, real_path):
-                    return self._note_older_copy(run, real_path, job)
+                if run.found.is_shorter:
+                    if is_older_copy(self._tools, run, real_path):
+                        return self._note_older_copy(run, real_path, job)
+                elif run.is_all_rejected:
+                    count_rejected_again(self._tools, run, real_path)
                 done, report = self._ingest(run, earlier, progress)
                 if report:
                     return report
@@ -75,7 +80,7 @@ class Pipeline:
 
     def _note_older_copy(self, run: FileRun, real_path: str, job: Job) -> FileReport:
         run.notes = [source.OLDER_COPY]
-        lines = count_lines(real_path) - bool(job.format.has_header and not job.columns)
+        lines = max(0, count_lines(real_path) - bool(job.format.has_header and not job.columns))
         self._store.note_duplicates(run.state.number, lines)
         return _report(run, run.state.number, Outcomes(received=lines, duplicate=lines))
 
@@ -90,15 +95,47 @@ def count_lines(path: str) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
 
 
+def count_rejected_again(tools: Tools, run: FileRun, real_path: str) -> bool:
+    """Whether a file has nothing but lines that are kept as rejects, some of which count now.
+
+    It then has a name of its own, under which none of it was rejected, so that it counts once.
+    """
+    known, times = run.found, 0
+    while times < AGAINS_MAX and tools.store.are_rejects(run.state.name, run.lines(real_path)):
+        times += 1
+        run.begin_again(times)
+        if not run.state.number:
+            break
+    if times and (run.state.number or _counts_any(tools, run, real_path)):
+        return True
+    if times:
+        run.begin_as(known)
+    return False
+
+
+def _counts_any(tools: Tools, run: FileRun, real_path: str) -> bool:
+    """Whether a record of a new file would be anything but rejected. Nothing is stored."""
+    accepted = []
+
+    def look(batch: Batch) -> None:
+        outcomes = batch.after.outcomes
+        accepted.append(outcomes.received - outcomes.rejected)
+
+    probe = FileRun(tools, real_path, run.state.path, run.job)
+    probe.begin_as(run.found)
+    with contextlib.closing(probe):
+        probe.open()
+        probe.count(look, lambda *_: not any(accepted))
+    return any(accepted)
+
+
 def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
     """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file.
 
     So does one of whose lines none was counted: rejected lines that stood at a log's beginning, ingested again.
     """
     run.name_columns()
-    lines = count_lines(real_path)
-    if lines and tools.store.count_rejects(run.state.number, lines) == lines:
-        run.begin_again()
+    if count_rejected_again(tools, run, real_path):
         return run.found.is_shorter
     decoder = run.decoder(tools.scratch.size)
     counted_ms = _newest_known_ms(tools, run, decoder)

@@ -166,6 +166,8 @@ def seekable(path: str, folder: Path) -> Iterator[str]:
     """A path whose content can be read twice: what comes through a pipe is first written to `folder`."""
     real = "/dev/stdin" if path == STDIN else path
     with contextlib.ExitStack() as stack:
+        if path == STDIN and sys.stdin is None:
+            raise BandmeterError(errors.INPUT_INVALID, "There is no standard input to read.")
         if _is_pipe(real):
             # A path that is a pipe is what <(…) of a shell gives.
             pipe = sys.stdin.buffer if path == STDIN else stack.enter_context(open(real, "rb"))  # noqa: PTH123

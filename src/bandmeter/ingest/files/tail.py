@@ -38,6 +38,7 @@ RETRY_SECONDS = 5.0  # after a file could not be read or counted
 TURN_SECONDS = 1.0  # of one file, before the others have their turn
 FILES_MAX = 10_000  # open at once, of all sources; the system's own limit may be lower
 NO_FILE = "No file fits its path."
+_Change = tuple[int, int, int]
 _log = structlog.get_logger(__name__)
 
 
@@ -66,15 +67,15 @@ class _Follower:
     ) -> None:
         self.watched, self.path = watched, path
         self._stored_path = path
-        self.problem = self._problem_kind = ""
+        self.problem = self._problem_kind = self._complaint = ""
         self.fault = ""  # why the store takes nothing now
         self.is_gone = False
         self.waiting_bytes = 0
         self._tools, self._identity, self._uptime_s = tools, identity, uptime_s
         self._run: FileRun | None = None
         self._direct = Direct(tools.store, 0)
-        self._seen: tuple[int, int] | None = None  # size and time of the last change when nothing was left to read
-        self._stable: tuple[int, int] | None = None  # the same of a compressed file that may still be written
+        self._seen: _Change | None = None  # size and time of the last change when nothing was left to read
+        self._stable: _Change | None = None  # the same of a compressed file that may still be written
         self._asleep_until = 0.0
         self._changed_at = uptime_s()
 
@@ -109,22 +110,26 @@ class _Follower:
             self._asleep_until = self._uptime_s() + RETRY_SECONDS
             return False
         self.fault = ""
+        if self._complaint and self.problem == self._complaint:  # it is over, though nothing new was found
+            self._tell("", "")
         return has_counted
 
     def _complain(self, error: Exception) -> None:
         if isinstance(error, BandmeterError):
+            self._complaint = error.sentence
             self._tell(error.sentence, error.code)
             return
         kind = type(error).__name__
-        sentence = f"{self.path} cannot be read ({getattr(error, 'strerror', None) or kind})."
-        self._tell(sentence, kind, **({} if isinstance(error, OSError) else {"frames": telemetry.frames(error)}))
+        self._complaint = f"{self._shown_path} cannot be read ({getattr(error, 'strerror', None) or kind})."
+        more = {} if isinstance(error, OSError) else {"frames": telemetry.frames(error)}
+        self._tell(self._complaint, kind, **more)
 
     def _tell(self, sentence: str, kind: str, **more: Any) -> None:
         """Say what is wrong, in the log once for each kind: the sentence may change with each line that is written."""
         if sentence and kind != self._problem_kind:
             name = self.watched.job.source_name
             event = "a log may be counted twice" if kind == "twice" else "a source cannot be counted"
-            _log.error(event, source=name, path=self.path, reason=sentence, **more)
+            _log.error(event, source=name, path=self._shown_path, reason=sentence, **more)
         self.problem, self._problem_kind = sentence, kind
 
     def _step(self, should_stop: Callable[[], bool], until: float) -> bool:
@@ -156,11 +161,15 @@ class _Follower:
 
     def _note_path(self) -> None:
         """Tell the store of the path where the file is now, when it knows another."""
-        if self._direct.number and self._stored_path != self.path:
-            self._tools.store.note_path(self._direct.number, self.path)
-            self._stored_path = self.path
+        if self._direct.number and self._stored_path != self._shown_path:
+            self._tools.store.note_path(self._direct.number, self._shown_path)
+            self._stored_path = self._shown_path
             if self._run:
-                self._run.rename(self.path)
+                self._run.rename(self._shown_path)
+
+    @property
+    def _shown_path(self) -> str:
+        return errors.printable(self.path)
 
     def _status(self) -> os.stat_result | None:
         """Of the file; None while it is not open and another has its path, until the next look for new names."""
@@ -192,8 +201,8 @@ class _Follower:
         return run
 
 
-def _change(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _change(status: os.stat_result) -> _Change:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns  # the last one moves whatever a writer sets
 
 
 class Tail:
@@ -258,7 +267,8 @@ class Tail:
             name = watched.job.source_name
             other = shares.take(name, watched.job.side, identity)
             if other:
-                sentence = f"{path} is counted by source {other}, whose path it fits too: mend one of the paths."
+                shown = errors.printable(path)
+                sentence = f"{shown} is counted by source {other}, whose path it fits too: mend one of the paths."
                 self._shared.setdefault(name, sentence)
                 continue
             if (name, identity) in self._followers:

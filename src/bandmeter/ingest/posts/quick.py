@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from bandmeter.ingest.batch.attribute import Attribution
 
 SECONDS_MAX = 10**10  # in the year 2286; below it a double holds milliseconds
-# What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond.
+# What two readers of JSON could read in two ways: minus zero, a letter in disguise, a fraction of a millisecond, also
+# one that an exponent hides.
 _MINUS_ZERO = re.compile(rb"[: \t]-0")
-_FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+\.[0-9]{4}')
+_FINE_TIME = re.compile(rb'"time"\s*:\s*[0-9]+(?:\.[0-9]{4}|[.0-9]*[eE])')
 _RFC3339 = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3})?Z\n)+")
 
 

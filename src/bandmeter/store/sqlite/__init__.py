@@ -9,6 +9,7 @@ Law 5: the three resolutions always agree, because one function here derives hou
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bandmeter.domain.tenancy import Zone
@@ -88,6 +89,10 @@ _SERIES = {
     for measure in Measure
     for is_filtered in (False, True)
 }
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 class _Availability:
@@ -328,10 +333,11 @@ class SqliteStore:
             for row in self._reader.execute(f"SELECT {SOURCE_COLUMNS} FROM source ORDER BY number")
         ]
 
-    def rejects(self, source: int, limit: int) -> list[Reject]:
+    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
         rows = self._reader.execute(
-            "SELECT line, byte, field, reason, detail, text FROM reject WHERE source = ? ORDER BY line LIMIT ?",
-            [source, limit],
+            "SELECT line, byte, field, reason, detail, text FROM reject WHERE source = ? AND line > ? "
+            "ORDER BY line LIMIT ?",
+            [source, after, limit],
         )
         return [Reject(*row) for row in rows]
 
@@ -339,6 +345,20 @@ class SqliteStore:
         statement = "SELECT count(*) FROM reject WHERE source = ? AND line <= ?"
         with _AVAILABLE:
             return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
+
+    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
+        kept = "FROM reject JOIN source ON source = number WHERE name = ?"
+        wanted = set()
+        with _AVAILABLE:
+            (most,) = self._reader.execute(f"SELECT count(*) {kept}", [name]).fetchone()
+            for text in texts:
+                wanted.add(_digest(text))
+                if len(wanted) > most:
+                    return False
+            is_any = bool(wanted)
+            for (text,) in self._reader.execute(f"SELECT text {kept}", [name]):
+                wanted.discard(_digest(text))
+        return is_any and not wanted
 
     def unattributed(self) -> list[Unattributed]:
         sums = ", ".join(map(_exact_sum, usage.ROW_COUNTERS))
