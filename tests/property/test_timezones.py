@@ -23,7 +23,7 @@ from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import MemoryStore
 
-ZONES = sorted(zoneinfo.available_timezones() - {"localtime"})  # which is this machine's, under another name
+ZONES = sorted(zoneinfo.available_timezones() - {"localtime", "Factory"})  # this machine's under another name; and none
 STEP, DAY = 300, 86_400
 FIRST, LAST = (int(dt.datetime(year, 1, 1, tzinfo=dt.UTC).timestamp()) for year in (2020, 2031))
 START = SourceState(0, "files", "tsv", "a.log", b"", 0, b"", 0, "", Outcomes(), None, None, "")

@@ -575,7 +575,8 @@ def test_the_span_is_half_open_and_widened_to_the_buckets_edges(counted, done):
     assert size("--from", "2022-11-20T11:00:00Z", "--to", "2022-11-20T12:00:00Z") == 1_000_001_015  # the whole day
     hour = ("--resolution", "hour", "--from", "2022-11-20T11:00:00Z", "--to", "2022-11-20T12:00:00Z")
     assert size(*hour) == 0
-    assert size("--resolution", "5m", "--from", "2022-11-20T10:05:00Z", "--to", "2022-11-20T10:06:00Z") == 15
+    for end in ("06:00Z", "05:00.001Z"):
+        assert size("--resolution", "5m", "--from", "2022-11-20T10:05:00Z", "--to", f"2022-11-20T10:{end}") == 15
 
 
 def test_usage_is_split_by_what_is_asked_for(counted, done):

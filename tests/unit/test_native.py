@@ -241,9 +241,17 @@ def test_a_time_may_have_an_offset_also_one_whose_plus_was_not_encoded(ask):
         assert ask(from_=text).json()["from"] == "2026-11-02T00:00:00Z"
 
 
+@pytest.mark.parametrize("name", ["localtime", "posixrules", "Factory", "right/America/New_York", "posix/UTC", "UT C"])
+def test_what_only_lies_beside_the_time_zones_is_none(ask, name):
+    """Its days would be another machine's, or those of clocks that nobody has."""
+    answer = ask(timezone=name)
+    assert (answer.status_code, answer.json()["code"]) == (400, "parameter_invalid")
+
+
 def test_fresh_is_of_the_zones_that_were_read(ask):
     assert ask(zones="two").json()["fresh"] == {"newest_ms": None, "committed_ms": 11_000, "reported_ms": None}
     assert ask().json()["fresh"] == {"newest_ms": 7_000, "committed_ms": 11_000, "reported_ms": None}
+    assert ask(who="empty").json()["fresh"] == {"newest_ms": None, "committed_ms": 11_000, "reported_ms": None}
     assert ask(who="").json()["fresh"] == {"newest_ms": 9_000, "committed_ms": 11_000, "reported_ms": None}
 
 
@@ -344,8 +352,11 @@ def test_a_cursor_goes_with_its_own_parameters_and_account_only(ask):
 
 
 def test_too_many_zones_are_not_mixed_in_one_row(ask, monkeypatch):
+    """What the split lacks is told."""
     monkeypatch.setattr(native_usage, "SAMPLES_MAX", 50)
-    assert ask(group_by="scheme").status_code == 400
+    for who, groups, lacking in (("acme", "scheme", "zone"), ("", "zone", "account")):
+        answer = ask(who=who, group_by=groups)
+        assert (answer.status_code, f"cannot leave out {lacking}" in answer.text) == (400, True)
     assert ask(group_by="zone").status_code == 200
 
 

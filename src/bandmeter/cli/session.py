@@ -40,12 +40,12 @@ def opened(context: typer.Context, *, create: bool = False) -> Iterator[Parts]:
         yield parts
 
 
-def read_time(text: str | None, option: str) -> int | None:
-    """Unix seconds of a time given as an option."""
+def read_time(text: str | None, option: str, *, is_end: bool = False) -> int | None:
+    """Unix seconds of a time given as an option; a fraction is cut, of an end widened."""
     if text is None:
         return None
     try:
-        return grid.parse_time(text)
+        return grid.parse_time(text, is_end=is_end)
     except (ValueError, OverflowError) as error:
         sentence = f"{option} {text[:80]!r} is no time: write it as 2026-11-30 or 2026-11-30T12:00:00Z."
         raise BandmeterError(errors.INPUT_INVALID, sentence) from error

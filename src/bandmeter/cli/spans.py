@@ -25,7 +25,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End, outsi
 def read_span(start: str | None, end: str | None, edges: Resolution) -> Span:
     """The span asked for, its start cut down and its end up to the edges, so that no asked-for traffic is left out."""
     now_s = service.clock_s()
-    first, last = read_time(start, "--from"), read_time(end, "--to")
+    first, last = read_time(start, "--from"), read_time(end, "--to", is_end=True)
     end_s = grid.day_start(now_s) + Resolution.DAY if last is None else grid.ceil_to(last, edges)
     start_s = grid.month_start(max(min(now_s, end_s - 1), 0), -1) if first is None else grid.floor_to(first, edges)
     span = Span(start_s, end_s)

@@ -123,12 +123,16 @@ def _pieces(span: Span, resolutions: tuple[Resolution, ...]) -> list[tuple[Resol
     ]
 
 
-def parse_time(text: str) -> int:
-    """Unix seconds of an ISO 8601 date or time, a fraction cut, UTC without an offset; ValueError if it is none."""
+def parse_time(text: str, *, is_end: bool = False) -> int:
+    """Unix seconds of an ISO 8601 date or time, UTC without an offset; ValueError if it is none.
+
+    A fraction is cut, of an end widened.
+    """
     moment = dt.datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
-    return math.floor(moment.timestamp())
+    second = math.floor(moment.timestamp())
+    return second + 1 if is_end and moment.microsecond else second
 
 
 def format_time(second: int) -> str:

@@ -23,6 +23,8 @@ from bandmeter.domain.grid import Resolution, Span, Unit
 UTC = "UTC"
 NAME_LENGTH_MAX = 64  # characters; the longest name that IANA ever gave has 32
 MOMENT_MAX = 32_503_680_000  # 3000-01-01: far enough from the calendar's end that no edge can leave it
+# Files beside the zones': this machine's zone, two that are none, and copies of all with other counts of seconds.
+_NO_ZONES = re.compile(r"(?:localtime|posixrules|Factory|(?:posix|right)/.*)")
 _NAME = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 _STEP = int(Resolution.FIVE_MINUTES)
 _DAY = int(Resolution.DAY)
@@ -32,7 +34,7 @@ _ONE_DAY = dt.timedelta(days=1)
 
 def is_timezone(name: str) -> bool:
     """Whether there is a time zone of that name."""
-    if len(name) > NAME_LENGTH_MAX or not _NAME.fullmatch(name):
+    if len(name) > NAME_LENGTH_MAX or not _NAME.fullmatch(name) or _NO_ZONES.fullmatch(name):
         return False
     try:
         zoneinfo.ZoneInfo(name)

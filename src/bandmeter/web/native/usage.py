@@ -40,7 +40,8 @@ def respond(reports: Reports, catalog: Catalog, call: Call, followed: tuple[str,
     found, last = _page(folder, _parts(asked, zones, after, limit), after, limit, by_zone=asked.by_zone)
     following = cursor.write(call, [*asked.span, *last]) if last else None
     reported_ms, missing = _coverage(reports, followed, asked)
-    fresh = folder.fresh._replace(reported_ms=reported_ms)
+    committed_ms = folder.fresh.committed_ms or reports.store.committed_ms()  # also where there was no zone to read
+    fresh = folder.fresh._replace(committed_ms=committed_ms, reported_ms=reported_ms)
     about = {
         "next": following,
         **parameters.show_span(asked.span, asked.timezone),
@@ -147,8 +148,9 @@ def _is_done(names: tuple[str, str], after: Key) -> bool:
 def _checked(asked: Asked, zones: Chosen) -> Chosen:
     count = sum(len(owned) for _, owned in zones)
     if count * asked.samples > SAMPLES_MAX:
-        sentence = f"{count} zones are too many to mix over this period: split by zone, or ask for less at a time"
-        parameters.refuse(parameters.GROUP_BY, f"cannot leave out zone: {sentence}")
+        lacking = "account" if asked.by_zone else "zone"
+        sentence = f"{count} zones are too many to mix over this period: split by {lacking}, or ask for less at a time"
+        parameters.refuse(parameters.GROUP_BY, f"cannot leave out {lacking}: {sentence}")
     return zones
 
 
