@@ -1,4 +1,4 @@
-"""Envoy 1.33 and later, as a forward proxy, an edge, or a gateway by SNI: `json_format`, a JSON object a line.
+"""Envoy 1.36 and later, as a forward proxy, an edge, or a gateway by SNI: `json_format`, a JSON object a line.
 
 The identity is `user`, which a forward proxy has from its authentication, or else the domain in `site`. The line stamps
 the start, so the duration is added. An upstream is named as soon as it was chosen: it was reached when a byte passed.
