@@ -224,15 +224,13 @@ class Store(Protocol):
     ) -> dict[int, tuple[list[int], list[int]]]:
         """Buckets, and a number beside each, of each zone that has any: less than `read`, and faster.
 
-        Ordered by bucket; a bucket stands there once for each of its rows, and the number may be 0. Zones may share a
-        list of buckets: do not change it.
+        Ordered by bucket, once for each of its rows; a number may be 0. Zones may share a list: do not change it.
         """
 
     def read_hosts(self, zones: Sequence[int], side: Side, span: Span, limit: int) -> dict[int, list[HostRow]]:
         """The hosts kept of each zone that has any, by zone number, for the days that start in `span`, by day and name.
 
-        A day keeps as many hosts as its bound, those that came first; the others' traffic is in its total alone. At
-        most `limit` rows are read in all: those of the first zones and days.
+        A day keeps as many as its bound, those that came first. Of all rows the first `limit` are read.
         """
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:

@@ -21,7 +21,7 @@ from bandmeter.domain.contracts import Batch, Freshness, Receipt, Reject, Source
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
-from bandmeter.store.sqlite import checking, hosts, migrations, writing
+from bandmeter.store.sqlite import checking, hosts, migrations, sums, writing
 from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, TABLES
 
@@ -66,19 +66,6 @@ _FRESHNESS = (
 # By the index, which begins with the name, of which there are few.
 _OF_HEAD = f"""SELECT {SOURCE_COLUMNS} FROM source WHERE name IN (SELECT DISTINCT name FROM source)
     AND substr(head, 1, {INDEXED_HEAD_BYTES}) = ? AND head = ? ORDER BY number"""
-_HALF_BITS = 32
-
-
-def _exact_sum(column: str) -> str:
-    """SQL for a sum in two halves: a column's values fit 64 bits, and their sum may not, which SQLite refuses."""
-    return f"coalesce(sum({column} >> {_HALF_BITS}), 0), coalesce(sum({column} & {(1 << _HALF_BITS) - 1}), 0)"
-
-
-def _joined(halves: Sequence[int]) -> list[int]:
-    """The sums of which each has two halves."""
-    return [(high << _HALF_BITS) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
-
-
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -307,15 +294,15 @@ class SqliteStore:
             return hosts.read(self._reader, zones, side, span, limit)
 
     def total(self, zone: int, side: Side, span: Span) -> Counters:
-        sums = ", ".join(map(_exact_sum, usage.SIDE_COLUMNS[side]))
+        columns = ", ".join(map(sums.halves, usage.SIDE_COLUMNS[side]))
         total = ZERO
         with _AVAILABLE:
             for resolution, piece in grid.pieces(span):
                 row = self._reader.execute(
-                    f"SELECT {sums} FROM {TABLES[resolution]} WHERE zone = ? AND bucket >= ? AND bucket < ?",
+                    f"SELECT {columns} FROM {TABLES[resolution]} WHERE zone = ? AND bucket >= ? AND bucket < ?",
                     (zone, piece.start // resolution, piece.end // resolution),
                 ).fetchone()
-                total = total.plus(Counters(*_joined(row)))
+                total = total.plus(Counters(*sums.joined(row)))
         return total
 
     def freshness(self, zones: Sequence[int]) -> Freshness:
@@ -361,14 +348,14 @@ class SqliteStore:
         return is_any and not wanted
 
     def unattributed(self) -> list[Unattributed]:
-        sums = ", ".join(map(_exact_sum, usage.ROW_COUNTERS))
+        columns = ", ".join(map(sums.halves, usage.ROW_COUNTERS))
         rows = self._reader.execute(
-            f"SELECT i.number, i.identity, i.side, {sums}, (SELECT newest_ms FROM freshness f WHERE f.zone = i.number) "
+            f"SELECT i.number, i.identity, i.side, {columns}, (SELECT newest_ms FROM freshness f WHERE f.zone = i.number) "
             "FROM identity i LEFT JOIN usage_day u ON u.zone = i.number WHERE i.zone IS NULL GROUP BY i.number",
         )
         waiting = []
         for number, identity, side, *halves, newest_ms in rows:
-            counters = _joined(halves)
+            counters = sums.joined(halves)
             target, client = Counters(*counters[: len(ZERO)]), Counters(*counters[len(ZERO) :])
             waiting.append(Unattributed(number, identity, side, target, client, newest_ms))
         return sorted(waiting, key=lambda u: (-sum(u.target[2:] + u.client[2:]), u.identity, u.side))

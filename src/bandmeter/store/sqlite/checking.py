@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bandmeter.domain import grid, usage
 from bandmeter.domain.grid import Resolution, Span
+from bandmeter.store.sqlite import sums
 from bandmeter.store.sqlite.schema import TABLES
 
 if TYPE_CHECKING:
@@ -75,21 +76,15 @@ def _disagreeing(*, of_day: bool) -> str:
 
 
 def _beyond(*, of_day: bool) -> str:
-    """SQL for the same of the days whose target hosts sum up to more than the day.
-
-    What hosts have above the day is summed in two halves of 32 bits: a sum may pass 64.
-    """
+    """SQL for the same of the days whose target hosts sum up to more than the day."""
     wheres = ("WHERE zone = :zone AND day = :day", "WHERE zone = :zone AND bucket = :day") if of_day else ("", "")
     less = ", ".join(f"-{c}" for c in usage.ROW_COUNTERS)
     rows = (
         f"SELECT zone, day, 1 AS is_host, {_COUNTERS} FROM usage_host {wheres[0]} "
         f"UNION ALL SELECT zone, bucket, 0, {less} FROM {TABLES[Resolution.DAY]} {wheres[1]}"
     )
-    halves = ", ".join(f"sum({c} >> 32) AS high_{c}, sum({c} & 0xFFFFFFFF) AS low_{c}" for c in usage.ROW_COUNTERS)
-    is_beyond = " OR ".join(
-        f"high_{c} + (low_{c} >> 32) > 0 OR (high_{c} + (low_{c} >> 32) = 0 AND low_{c} & 0xFFFFFFFF)"
-        for c in usage.ROW_COUNTERS
-    )
+    halves = ", ".join(sums.halves(counter, counter) for counter in usage.ROW_COUNTERS)
+    is_beyond = " OR ".join(map(sums.is_positive, usage.ROW_COUNTERS))
     return (
         f"SELECT 'usage_host', {int(Resolution.DAY)}, zone, day FROM (SELECT zone, day, max(is_host) AS has_host, "
         f"{halves} FROM ({rows}) GROUP BY 1, 2) WHERE has_host AND ({is_beyond})"
