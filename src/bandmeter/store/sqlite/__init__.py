@@ -351,7 +351,8 @@ class SqliteStore:
         columns = ", ".join(map(sums.halves, usage.ROW_COUNTERS))
         rows = self._reader.execute(
             f"SELECT i.number, i.identity, i.side, {columns}, "
-            "(SELECT newest_ms FROM freshness f WHERE f.zone = i.number) FROM identity i LEFT JOIN usage_day u ON u.zone = i.number WHERE i.zone IS NULL GROUP BY i.number",
+            "(SELECT newest_ms FROM freshness f WHERE f.zone = i.number) "
+            "FROM identity i LEFT JOIN usage_day u ON u.zone = i.number WHERE i.zone IS NULL GROUP BY i.number",
         )
         waiting = []
         for number, identity, side, *halves, newest_ms in rows:
