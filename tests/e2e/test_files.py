@@ -160,10 +160,12 @@ def test_a_log_of_nothing_but_rejects_is_ingested_again(meter, log, tmp_path, co
     assert meter.feed(log).outcomes == Outcomes(count, rejected=count)
     again.write_bytes(rejected(meter))
     for path in (log, again, log):
-        assert meter.feed(path).outcomes == Outcomes(count, duplicate=count)
+        report = meter.feed(path)
+        assert (report.outcomes, report.notes) == (Outcomes(count, duplicate=count), (source.STILL_REJECTED,))
     assert len(meter.store.sources()) == 1
     meter.add_zone("acme", "later")
-    assert meter.feed(again).outcomes == Outcomes(count, counted=count)
+    report = meter.feed(again)
+    assert (report.outcomes, report.notes) == (Outcomes(count, counted=count), (source.REJECTED,))
     for path in (log, again):
         assert meter.feed(path).outcomes == Outcomes(count, duplicate=count)
     assert meter.total(meter.zones[1]).requests == count

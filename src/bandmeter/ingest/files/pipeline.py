@@ -100,7 +100,7 @@ def count_rejected_again(tools: Tools, run: FileRun, real_path: str) -> bool:
 
     It then has a name of its own, under which none of it was rejected, so that it counts once.
     """
-    known, times = run.found, 0
+    known, notes, times = run.found, run.notes, 0
     while times < AGAINS_MAX and tools.store.are_rejects(run.state.name, run.lines(real_path)):
         times += 1
         run.begin_again(times)
@@ -110,6 +110,7 @@ def count_rejected_again(tools: Tools, run: FileRun, real_path: str) -> bool:
         return True
     if times:
         run.begin_as(known)
+        run.notes = [*notes, source.STILL_REJECTED]
     return False
 
 

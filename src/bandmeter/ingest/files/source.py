@@ -189,6 +189,7 @@ def _is_pipe(path: str) -> bool:
 
 REPLACED = "it was truncated or replaced: counted as a new file"
 REJECTED = "its lines were rejected when they came before: read again, under a name of its own"
+STILL_REJECTED = "its lines were rejected when they came before, and would be again"
 WAITING = "the last line has no newline yet: it waits"
 TWICE = "its first lines are those of a log that source"
 OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
