@@ -28,7 +28,11 @@ ALL_PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SETTINGS = "# bandmeter.toml\n"
 PROXY_LANGUAGES = {"squid", "nginx", "haproxy", "yaml", "sh", "vcl"}
-NOT_CAPTURED = {"http-request set-var(txn.user) req.hdr(host),field(1,:)"}  # the edge's; tests/e2e/proxies runs it
+# Of HAProxy's edge, and what Envoy asks with; tests/e2e/proxies runs them.
+NOT_CAPTURED = {
+    "http-request set-var(txn.user) req.hdr(host),field(1,:)",
+    """headers_to_add: [{header: {key: proxy-authenticate, value: 'Basic realm="proxy"'}}]""",
+}
 
 
 class Example(NamedTuple):

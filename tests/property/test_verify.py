@@ -269,6 +269,25 @@ def test_whatever_was_ingested_is_found_right_and_one_changed_counter_is_found(m
 # ---------------------------------------------------------------- what is wrong
 
 
+def test_what_reached_no_target_before_its_zone_was_there_is_no_difference(meter):
+    """Its client's side is not kept, and named; whatever else is not as in the log is a difference all the same."""
+    refused = [{"client_bytes_up": i, "client_bytes_down": 2 * i} for i in (3, 4)]
+    records = [
+        {"time": START, "identity": "cust-acme-zone-new", **r}
+        for r in (*refused, {"target_bytes_up": 5, "target_bytes_down": 6})
+    ]
+    meter.feed(write(meter.folder, "a.log", *(json.dumps(record).encode() + b"\n" for record in records)))
+    assert verified(meter).differences == []
+    meter.add_zone("acme", "new")
+    findings = verified(meter)
+    assert findings.differences == []
+    assert any("lacks 2 requests that reached no target" in sentence for sentence in findings.unchecked)
+    for counter in ("target_bytes_up", "client_bytes_up", "client_requests"):
+        change(meter, *(f"UPDATE {table} SET {counter} = {counter} + 8 WHERE zone < 0" for table in TABLES))
+        assert len(verified(meter).differences) == 1
+        change(meter, *(f"UPDATE {table} SET {counter} = {counter} - 8 WHERE zone < 0" for table in TABLES))
+
+
 CHANGES = {
     "a day": ["UPDATE usage_day SET target_bytes_up = target_bytes_up + 1 WHERE zone = 1"],
     "an hour": ["UPDATE usage_hour SET target_bytes_up = target_bytes_up + 1 WHERE zone = 1"],

@@ -379,6 +379,21 @@ def test_a_format_that_cannot_work_is_refused(change, sentence):
         formats.check(dataclasses.replace(good, **change))
 
 
+@pytest.mark.parametrize(
+    ("sql", "part"),
+    [("whole(recieved)", '"recieved" not found'), ("hole(received)", "hole"), ("whole(received", "syntax error")],
+)
+def test_a_format_with_an_expression_that_cannot_be_run_is_a_mistake_of_its_author(meter, sql, part):
+    """Which is told by name, and nothing is counted."""
+    fields = {"time_ms": "seconds_ms(at)", "bytes_up": "0::BIGINT", "bytes_down": sql}
+    mine = Format("mine", "tab", (Layout(("at", "received"), fields),), "")
+    with pytest.raises(BandmeterError, match="The format 'mine' cannot be used") as caught:
+        meter.feed(b"1795132800\t1\n", mine)
+    assert caught.value.code == "input_invalid"
+    assert part in caught.value.sentence
+    assert meter.store.sources() == []
+
+
 def test_an_unknown_format_names_those_that_there_are():
     with pytest.raises(BandmeterError, match="squid-native"):
         formats.find("squidd")

@@ -297,6 +297,19 @@ def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
     assert capsys.readouterr().out.count("a log may be counted twice") == 1
 
 
+def test_an_older_copy_is_told_and_nobody_waits_for_it(following, capsys):
+    """Though nothing of it is counted, the source has reported all that it has."""
+    following.write("a.log", *range(100))
+    following.go_on()
+    content = (following.folder / "a.log").read_bytes()
+    (following.folder / "a.log.noon").write_bytes(content[: len(content) // 2])
+    for _ in range(3):
+        following.go_on(RETRY_SECONDS)
+    standing = following.tail.standings["proxy"]
+    assert (following.total, standing.waiting_bytes, standing.problem) == (sum(range(100)), 0, "")
+    assert capsys.readouterr().out.count("an older copy, nothing was added") == 1
+
+
 def test_a_name_that_is_no_utf8_is_followed_and_told(following):
     name = os.fsdecode(b"a\xff.log")
     following.write(name, 1)

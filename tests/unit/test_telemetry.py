@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+from array import array
 
 import pytest
 import structlog
 
 from bandmeter import telemetry
 from bandmeter.catalog import keys
+from bandmeter.domain.contracts import Batch, SourceState
 from bandmeter.domain.usage import Outcomes
+from bandmeter.store import MemoryStore
+from bandmeter.telemetry import counted
 
 NUMBER, SECRET = keys.new_key()
 
@@ -75,3 +79,36 @@ def test_a_line_that_cannot_be_written_stops_nothing():
     telemetry.set_up_logs(lambda: 5, Full())
     assert structlog.get_logger().error("the disk is full") is None
     structlog.reset_defaults()
+
+
+class Kept(MemoryStore):
+    """Which numbers its batches, and keeps nothing."""
+
+    def write_together(self, batches):
+        return [1 for _ in batches]
+
+
+def test_every_batch_is_told_in_time_and_each_log_for_itself(stream, monkeypatch):
+    """Many in a second in one line, which comes though nothing follows."""
+    now = [100.0]
+    monkeypatch.setattr(counted.time, "monotonic", lambda: now[0])
+    store = counted.told(Kept(), counted.IngestMetrics(lambda _: None))
+    before = SourceState(0, "s", "jsonl", "", b"", 0, b"", 0, "", Outcomes(), None, None, "")
+
+    def write(path, count):
+        after = before._replace(path=path, outcomes=Outcomes(count, counted=count))
+        store.write(Batch(before, after, array("q"), {}, [], 0))
+
+    def lines():
+        told = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [(line["path"], line["batches"], line["counted"]) for line in told]
+
+    for path, count in (("a", 1), ("b", 2), ("a", 4), ("a", 8), ("b", 16)):
+        write(path, count)
+    assert lines() == [("a", 1, 1), ("b", 1, 2)]
+    counted.tell_rest(store)
+    assert len(lines()) == 2
+    now[0] += counted.LINE_SECONDS
+    counted.tell_rest(store)
+    counted.tell_rest(store)
+    assert lines()[2:] == [("a", 2, 12), ("b", 1, 16)]

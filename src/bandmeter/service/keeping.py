@@ -53,9 +53,11 @@ class Keeper:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next step may go well
                 _log.error("what goes on beside counting failed", error=type(error).__name__, frames=frames(error))
         self._cover()
+        counted.tell_rest(self._parts.store)
 
     def _step(self, step: int) -> None:
         self._set_gauges()
+        counted.tell_rest(self._parts.store)
         if step % COVER_SECONDS == 1:
             self._cover()
         if step % VERIFY_SECONDS == 0:

@@ -5,9 +5,10 @@ It stands around the store, so that whatever is committed is told, and only that
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import structlog
@@ -105,14 +106,23 @@ class IngestMetrics:
         return self._zones[number]
 
 
+class _Untold(NamedTuple):
+    """Batches of a log that no line has told yet."""
+
+    outcomes: Outcomes = Outcomes()
+    batches: int = 0
+    seconds: float = 0.0
+    position: int = 0
+
+
 class Told:
     """A store whose commits are told. What it does not change is the store's own."""
 
     def __init__(self, store: Store, metrics: IngestMetrics) -> None:
         self._store, self._metrics = store, metrics
-        self._untold: dict[str, tuple[Outcomes, int, float]] = {}
-        self._told_at: dict[str, float] = {}
-        self.posted_ms: dict[str, int] = {}  # source → when a body of it was last counted
+        self._lock = threading.Lock()
+        self._untold: dict[tuple[str, str], _Untold] = {}
+        self._told_at: dict[tuple[str, str], float] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -140,29 +150,49 @@ class Told:
             self._tell(batch, seconds)
 
     def _tell(self, batch: Batch, seconds: float) -> None:
-        """A line for each batch; of a source that has many in a second, one for all of them."""
+        """A line for each batch; of a log that has many in a second, one for all of them."""
         state = batch.after
-        outcomes, count, spent = self._untold.pop(state.name, (Outcomes(), 0, 0.0))
-        outcomes = outcomes.plus(state.outcomes.minus(batch.before.outcomes))
+        log, now = (state.name, state.path), time.monotonic()
+        with self._lock:
+            sofar = self._untold.pop(log, _Untold())
+            outcomes = sofar.outcomes.plus(state.outcomes.minus(batch.before.outcomes))
+            untold = _Untold(outcomes, sofar.batches + 1, sofar.seconds + seconds, state.position)
+            if now - self._told_at.get(log, float("-inf")) < LINE_SECONDS:
+                self._untold[log] = untold
+            else:
+                self._told_at[log] = now
+                _say(log, untold)
+
+    def tell_rest(self) -> None:
+        """What was left for a later line, as nothing came after it. From any thread."""
         now = time.monotonic()
-        if now - self._told_at.get(state.name, float("-inf")) < LINE_SECONDS:
-            self._untold[state.name] = (outcomes, count + 1, spent + seconds)
-            return
-        self._told_at[state.name] = now
-        _log.info(
-            "counted",
-            source=state.name,
-            path=state.path,
-            batches=count + 1,
-            position=state.position,
-            commit_ms=round((spent + seconds) * 1000, 1),
-            **outcomes._asdict(),
-        )
+        with self._lock:
+            for log in [log for log, told_at in self._told_at.items() if now - told_at >= LINE_SECONDS]:
+                del self._told_at[log]
+                if log in self._untold:
+                    _say(log, self._untold.pop(log))
+
+
+def _say(log: tuple[str, str], untold: _Untold) -> None:
+    _log.info(
+        "counted",
+        source=log[0],
+        path=log[1],
+        batches=untold.batches,
+        position=untold.position,
+        commit_ms=round(untold.seconds * 1000, 1),
+        **untold.outcomes._asdict(),
+    )
 
 
 def told(store: Store, metrics: IngestMetrics) -> Store:
     """The store, with its commits told."""
     return cast("Store", Told(store, metrics))
+
+
+def tell_rest(store: Store) -> None:
+    """Of a store that was `told`: see there."""
+    cast("Told", store).tell_rest()
 
 
 def standing(metrics: IngestMetrics, standings: Mapping[str, Any], now_s: float) -> None:

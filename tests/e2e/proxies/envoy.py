@@ -44,11 +44,6 @@ static_resources:
           - name: envoy.filters.http.router
             typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
           upgrade_configs: [{{upgrade_type: CONNECT}}]
-          local_reply_config:
-            mappers:  # a proxy asks with 407
-            - filter:
-                status_code_filter: {{comparison: {{op: EQ, value: {{default_value: 401, runtime_key: none}}}}}}
-              status_code: 407
           route_config:
             virtual_hosts:
             - name: denied
@@ -121,10 +116,7 @@ GATEWAY = """
 static_resources:
   listeners:
   - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    listener_filters:
-    - name: envoy.filters.listener.tls_inspector
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector
+{inspector}
     filter_chains:
     - filters:
       - name: envoy.filters.network.tcp_proxy
@@ -189,8 +181,9 @@ def start_edge(place: Place, world: World) -> Started:
 
 def start_gateway(place: Place, world: World) -> Started:
     port = place.free_port()
-    access_log = _indented(document.directive("envoy", 3), 10)
-    reopen = _run(place, GATEWAY.format(port=port, next=world.origin.tls_port, access_log=access_log), port)
+    inspector, access_log = _indented(document.directive("envoy", 3), 4), _indented(document.directive("envoy", 4), 10)
+    text = GATEWAY.format(port=port, next=world.origin.tls_port, inspector=inspector, access_log=access_log)
+    reopen = _run(place, text, port)
     return Started(lambda _: port, reopen)
 
 

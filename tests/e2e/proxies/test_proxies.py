@@ -148,7 +148,7 @@ def test_the_documents_have_the_bounds_that_are_held():
 
 def test_every_directive_of_the_documents_is_run():
     """Each block in the section of a proxy is in the configuration that one of them runs with."""
-    used = {"squid": 1, "nginx": 1, "haproxy": 3, "trafficserver": 1, "varnish": 2, "envoy": 4}
+    used = {"squid": 1, "nginx": 1, "haproxy": 3, "trafficserver": 1, "varnish": 2, "envoy": 5}
     assert {proxy.format for proxy in PROXIES} == set(used)
     assert {name: len(document.directives(name)) for name in used} == used
 

@@ -8,6 +8,7 @@ query must be the number of lines that went in, or the batch is not counted at a
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
@@ -15,7 +16,7 @@ import numpy as np
 
 from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
-from bandmeter.formats import FUNCTIONS
+from bandmeter.formats import FORMATS, FUNCTIONS
 from bandmeter.ingest.batch.attribute import Owner
 from bandmeter.ingest.batch.hosts import hosts_of
 from bandmeter.ingest.batch.query import (
@@ -149,6 +150,19 @@ class Decoder:
             self._db.execute("PRAGMA disable_optimizer")
         for signature, body in FUNCTIONS.items():
             self._db.execute(f"CREATE MACRO {signature} AS ({body})")
+        if log_format != FORMATS.get(log_format.name):
+            self._check()
+
+    def _check(self) -> None:
+        """Raise `input_invalid` when the SQL of a format that is not ours cannot be run at all."""
+        try:
+            self._db.execute(f"EXPLAIN {self._query.by_key(self._query.pieces('(' + self._query.records('0') + ')'))}")
+        except duckdb.Error as error:
+            columns = self.format.layouts[0].columns
+            reason = str(error).partition("\n")[0]
+            reason = re.sub(r"\bp(\d+)\b", lambda p: columns[int(p[1])] if int(p[1]) < len(columns) else p[0], reason)
+            sentence = f"The format {self.format.name!r} cannot be used: {reason}."
+            raise BandmeterError(errors.INPUT_INVALID, sentence) from error
 
     def attribute_with(self, attribution: Attribution) -> None:
         """Cut identities for this catalog from now on."""

@@ -23,7 +23,7 @@ from bandmeter.ingest.files.commit import Direct, Moved
 from bandmeter.ingest.files.file import FileRun
 from bandmeter.ingest.files.found import Identity, Shares, identity_of, regular_files
 from bandmeter.ingest.files.pipeline import is_older_copy
-from bandmeter.ingest.files.source import TWICE
+from bandmeter.ingest.files.source import OLDER_COPY, TWICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -187,6 +187,8 @@ class _Follower:
         run = FileRun(self._tools, self.path, self.path, self.watched.job)
         if run.found.is_shorter and is_older_copy(self._tools, run, self.path):
             self._seen = _change(status) if self._status() else None
+            self.waiting_bytes = 0
+            _log.info(OLDER_COPY, source=self.watched.job.source_name, path=self._shown_path)
             return None
         run.open()
         if identity_of(os.fstat(run.content.fileno)) != self._identity:  # it was renamed a moment ago
