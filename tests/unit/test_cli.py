@@ -637,6 +637,26 @@ def test_a_price_is_set_and_a_cost_answered(counted, done, fails, tmp_path):
     assert [zone["plan"]["price"] for zone in shown] == ["0.50", "2"]
 
 
+def test_prices_are_listed_with_their_months(counted, done, fails, tmp_path):
+    assert "price" in done("price", "--help")
+    assert json.loads(done("price", "list", "acme", "--json")) == {"prices": []}
+    for target, price, start in (
+        ("acme", "0.50", []),
+        ("acme/static", "2", ["--from", "2022-12"]),
+        ("acme", "0.60", []),
+    ):
+        (tmp_path / "p.json").write_text(json.dumps({"plan": "per_gb", "price": price}))
+        done("price", "set", target, tmp_path / "p.json", *start)
+    assert json.loads(done("price", "list", "acme", "--json"))["prices"] == [
+        {"zone": "", "from": "", "plan": "per_gb", "fields": {"price": "0.50"}},
+        {"zone": "", "from": "2022-11", "plan": "per_gb", "fields": {"price": "0.60"}},
+        {"zone": "static", "from": "2022-12", "plan": "per_gb", "fields": {"price": "2"}},
+    ]
+    shown = done("price", "list", "acme")
+    assert "(all others)  the beginning  per_gb  price 0.50" in shown
+    assert "There is no account 'nobody'" in fails("price", "list", "nobody")
+
+
 def test_what_has_no_price_is_told_from_what_is_free(counted, run, done, tmp_path):
     """Month by month; zones without traffic are not spoken of, for they would cost nothing anyway."""
     done("zone", "add", "acme", "idle")

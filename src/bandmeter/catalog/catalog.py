@@ -143,6 +143,20 @@ class Catalog:
                 return own[at - 1].kind, dict(own[at - 1].fields)
         return None
 
+    def price_plans(self, account: str) -> list[tuple[str, plans.Plan]]:
+        """All plans of an account, under "", and of its zones, by the zone's name and the plan's start.
+
+        Raises `account_unknown`.
+        """
+        with self._transaction(self._engine) as connection:
+            changes.need_account(connection, account)
+            found = changes.read_plans(connection, account)
+        names = {zone.number: zone.name for zone in self.zones(account)}
+        return sorted(
+            ((names[number] if number else "", plan) for number, own in found.items() for plan in own),
+            key=lambda named: (named[0], named[1].start),
+        )
+
     def keys(self, account: str | None) -> list[tenancy.Key]:
         """An account's keys, oldest first; None: the operator's."""
         mine = KEY.c.account.is_(None) if account is None else KEY.c.account == account

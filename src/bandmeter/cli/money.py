@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -30,7 +31,9 @@ def set_price(
     target: Target,
     plan: Annotated[
         str,
-        typer.Argument(metavar="PLAN.json", help='Such as {"plan": "per_gb", "price": "0.42"}; - for standard input.'),
+        typer.Argument(
+            metavar="PLAN.json", help='A file with {"plan": "per_gb", "price": "0.42"}; - for standard input.'
+        ),
     ],
     start: Annotated[
         str | None,
@@ -57,6 +60,35 @@ def set_price(
         output.say(f"{target} has this plan already.")
     else:
         output.say(f"{target}: plan {kind} from {'the beginning' if since == BEGINNING else since}.")
+
+
+@PRICE.command("list")
+def list_prices(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="The account's id.")],
+    as_json: Json = False,
+) -> None:
+    """List the plans of an account and its zones, also those that are yet to come and those of past months."""
+    with opened(context) as parts:
+        found = parts.catalog.price_plans(account)
+    rows = [
+        {
+            "zone": zone,
+            "from": "" if plan.start == BEGINNING else plan.start,
+            "plan": plan.kind,
+            **({"fields": dict(plan.fields)} if as_json else {"fields": _shown_fields(plan.fields)}),
+        }
+        for zone, plan in found
+    ]
+    if not as_json:
+        for row in rows:
+            row["zone"] = row["zone"] or "(all others)"
+            row["from"] = row["from"] or "the beginning"
+    output.records(rows, "prices", ("zone", "from", "plan", "fields"), as_json=as_json)
+
+
+def _shown_fields(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in fields.items())
 
 
 def cost(context: typer.Context, target: Target, start: From = None, end: To = None, as_json: Json = False) -> None:
