@@ -18,6 +18,7 @@ import pytest
 
 from bandmeter.catalog import Catalog
 from bandmeter.domain.contracts import Batch, SourceState
+from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span
 from bandmeter.domain.usage import Counters, Outcomes, Side
 from bandmeter.store import SqliteStore
@@ -151,6 +152,16 @@ def test_usage_beside_an_older_catalog_is_refused(command):
     said = command("zone", "add", "acme", "c", status=2).stderr.decode()
     assert "zone number 2" in said
     assert "Restore both" in said
+
+
+def test_a_catalog_that_has_forgotten_who_claimed_an_identity_is_refused(command):
+    """Though nothing has moved yet: what comes under that identity would go to whoever gets the zone's number."""
+    command.apply({"acme": {"a": {}}})
+    shutil.copy(command.data / "catalog.db", command.data / "older.db")
+    command.apply({"acme": {"b": {}}})
+    command("zone", "claim", "acme", "b", "w")
+    (command.data / "older.db").rename(command.data / "catalog.db")
+    assert "zone number 2" in command("zone", "add", "acme", "c", status=2).stderr.decode()
 
 
 # ---------------------------------------------------------------- whole or not there
@@ -366,6 +377,48 @@ def test_data_is_replaced_only_when_told_and_then_set_aside(backup, make_command
     assert b"port = 8100" in other("config", "--dump").stdout  # settings that were there stay
     with contextlib.closing(Catalog.open(f"sqlite:///{shown['replaced']}/catalog.db")) as catalog:
         assert [account.id for account in catalog.accounts()] == ["globex"]
+
+
+@pytest.mark.parametrize("lost", ["usage.db", "catalog.db"])
+def test_a_journal_without_its_database_is_set_aside_too(backup, command, lost):
+    """SQLite would take it for the one of the database that is restored, and what it holds for part of that."""
+    command.apply({"globex": {"z": {}}})
+    command.ingest("jsonl", "-", input=RECORD.replace(b"acme", b"globex").replace(b'"a"', b'"z"') * 50)
+    with contextlib.closing(sqlite3.connect(command.data / lost, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("CREATE TABLE stale (x)")
+        for end in ("-wal", "-shm"):
+            shutil.copy(command.data / (lost + end), command.data / ("kept" + end))
+    (command.data / lost).unlink()
+    for end in ("-wal", "-shm"):
+        (command.data / ("kept" + end)).rename(command.data / (lost + end))
+    assert b"--overwrite" in command("restore", backup, status=2).stderr
+    shown = json.loads(command("restore", backup, "--overwrite", "--json").stdout)
+    with contextlib.closing(sqlite3.connect(command.data / lost)) as db:
+        assert db.execute("SELECT name FROM sqlite_master WHERE name = 'stale'").fetchall() == []
+    assert (command.data / shown["replaced"] / f"{lost}-wal").exists()
+    with contextlib.closing(SqliteStore(command.data / "usage.db")) as store:
+        assert store.total(1, Side.TARGET, EVER) == Counters(1, 0, 7, 9)
+
+
+def test_a_second_restore_that_fails_leaves_the_folder_closed(backup, command, monkeypatch):
+    """Until one has finished, one database may be new and the other old."""
+    command.apply({"globex": {"z": {}}})
+    (command.data / "restore.unfinished").mkdir(mode=0o700)
+    (command.data / "restore.unfinished" / "usage.db").write_bytes(b"left over")
+    damaged = backup / "usage.db"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    command("restore", backup, status=2)
+    assert b"has not finished" in command("account", "list", status=2).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(restores, "check_room", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(BandmeterError):
+            restores.restore(backup, command.data, START_MS // 1000, lambda *_: None)
+    assert b"has not finished" in command("account", "list", status=2).stderr
+    damaged.write_bytes(whole)
+    command("restore", backup)
+    assert b"acme" in command("account", "list").stdout
 
 
 def test_a_folder_in_use_is_not_replaced(backup, command, tmp_path, serve_folder):

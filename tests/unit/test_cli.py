@@ -18,9 +18,10 @@ import pytest
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
 from bandmeter.cli import logs
-from bandmeter.domain.contracts import POSTED, Batch, SourceState
+from bandmeter.domain.contracts import POSTED, Batch, Reject, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.service import doctor, sources
+from bandmeter.store import SqliteStore
 
 NOW = "2022-11-22T11:35:32Z"
 LINES = [
@@ -32,6 +33,7 @@ LINES = [
     ("2022-11-21T23:59:59Z", "u2", {"bytes_up": 2, "bytes_down": 3}),
     ("2022-11-22T00:00:00Z", "stranger", {"bytes_up": 20, "bytes_down": 30}),
 ]  # fmt: skip
+LINE = {"time": 1_669_000_000, "account": "acme", "zone": "static", "bytes_up": 1, "bytes_down": 0}
 BROKEN = '{"time": "2022-11-20T10:00:00Z", "identity": "u1", "bytes_up": -1, "bytes_down": 0}'
 
 
@@ -816,6 +818,55 @@ def test_all_rejected_lines_come_back_however_many_there_are(acme, run, done, tm
     status, out, err = run("rejects", "--json")
     assert (status, len(json.loads(out)["rejects"])) == (0, 3)
     assert "the first 3 of 7 rejects are listed; --lines prints all" in err
+
+
+def repair(run, tmp_path):
+    """What the documents say for lines that need no mending: the two commands."""
+    again = tmp_path / "again.log"
+    again.write_text(run("rejects", "--lines")[1])
+    return json.loads(run("ingest", "--format", "jsonl", again, "--json")[1])["total"] if again.stat().st_size else {}
+
+
+def test_a_repair_that_was_tried_too_early_counts_once_when_it_is_tried_again(acme, run, done, tmp_path, monkeypatch):
+    """The clock was behind, also at the first try; nothing counts twice, however often it is tried."""
+    monkeypatch.setenv("BANDMETER_NOW", "2022-11-25T12:00:00Z")
+    ahead = "".join(json.dumps(LINE | {"time": 1_669_400_000 + n, "bytes_up": n}) + "\n" for n in range(5))
+    (tmp_path / "a.log").write_text(json.dumps(LINE | {"time": 1_669_370_000, "bytes_up": 100}) + "\n" + ahead)
+    assert run("ingest", "--format", "jsonl", tmp_path / "a.log")[0] == 1
+    assert repair(run, tmp_path)["rejected"] == 5
+    monkeypatch.setenv("BANDMETER_NOW", "2022-11-28T12:00:00Z")
+    assert [repair(run, tmp_path).get("counted") for _ in range(3)] == [5, 0, 0]
+    (row,) = json.loads(done("usage", "acme", "--resolution", "total", "--output", "json"))["rows"]
+    assert (row["requests"], row["bytes_up"]) == (6, 110)
+
+
+def test_what_counts_again_is_not_among_the_lines_to_repair(acme, run, done, data, tmp_path):
+    """A log of a zone that was not there yet: the next `ingest` counts it by itself."""
+    lines = "".join(json.dumps(LINE | {"zone": "later", "bytes_up": n}) + "\n" for n in range(5))
+    (tmp_path / "a.jsonl").write_text(lines)
+    (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'e'\nformat = 'jsonl'\npath = '{tmp_path}/*.jsonl'\n")
+    assert run("ingest")[0] == 1
+    done("zone", "add", "acme", "later")
+    assert json.loads(run("ingest", "--json")[1])["total"]["counted"] == 5
+    assert repair(run, tmp_path) == {}
+    (row,) = json.loads(done("usage", "acme/later", "--resolution", "total", "--output", "json"))["rows"]
+    assert row["requests"] == 5
+
+
+def test_lines_that_accounts_have_posted_are_printed_only_when_asked_for(acme, run, data):
+    """They may count for these accounts alone, and whoever ingests them may count for all."""
+    before = SourceState(
+        0, "posts", "jsonl", "POST /v1/records of evil", POSTED + b"x", 0, b"", 0, "", Outcomes(), None, None, ""
+    )
+    after = before._replace(position=1, outcomes=Outcomes(1, rejected=1))
+    store = SqliteStore(data / "usage.db")
+    number = store.write(Batch(before, after, array("q"), {}, [Reject(1, 0, "zone", "unknown_zone", "", b"theirs")], 0))
+    store.close()
+    for asked in ((), ("posts",)):
+        status, out, err = run("rejects", *asked, "--lines")
+        assert (status, out) == (0, "")
+        assert "they may not count for others" in err
+    assert run("rejects", number, "--lines") == (0, "theirs\n", "")
 
 
 @pytest.mark.parametrize("rule", ["account = 'acme'\nzone = 'none'", "zones = {'u9' = 'acme/none'}"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ from bandmeter.service import sources as configured
 
 REJECTS_LISTED_MAX = 100_000  # of one source; nobody reads more, and all of them are in memory
 REJECTS_AT_ONCE = 10_000
+POSTED_OF = "POST /v1/records of "  # how the path of a source begins that an account's own key has sent
 UNATTRIBUTED_SHOWN = 20
 GAPS_SECONDS = 7 * 86_400
 GAPS_SHOWN = 3  # the last ones; --json has all
@@ -187,15 +190,42 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
                 output.say(f"{row['identity']} is {SHARED[row['identity']]}.")
 
 
-def _print_lines(parts: service.Parts, chosen: list[SourceState]) -> None:
-    """All of them, however many there are."""
+def _print_lines(parts: service.Parts, chosen: list[SourceState], asked: str | None) -> None:
+    """All of them, however many there are; of what several sources of one name rejected, each line once.
+
+    Without those that count already under the name that they have when they are ingested again; and without those that
+    accounts have posted, which may count for these accounts only, unless it is that source alone that is `asked` for.
+    """
+    foreign = [s for s in chosen if s.path.startswith(POSTED_OF) and asked not in {str(s.number), s.path}]
+    names = dict.fromkeys(source.name for source in chosen)
+    kept = [source for source in chosen if source not in foreign and not _is_counted_again(source, chosen)]
     sys.stdout.flush()
-    for source in chosen:
-        after = 0
-        while found := parts.store.rejects(source.number, REJECTS_AT_ONCE, after):
-            sys.stdout.buffer.writelines(reject.text + b"\n" for reject in found)
-            after = found[-1].line
+    for name in names:
+        printed: Counter[bytes] = Counter()  # a log that holds a line twice has it twice
+        for source in (source for source in kept if source.name == name):
+            own: Counter[bytes] = Counter()
+            after = 0
+            while found := parts.store.rejects(source.number, REJECTS_AT_ONCE, after):
+                for reject in found:
+                    digest = hashlib.blake2b(reject.text, digest_size=12).digest()
+                    own[digest] += 1
+                    if own[digest] > printed[digest]:
+                        printed[digest] += 1
+                        sys.stdout.buffer.write(reject.text + b"\n")
+                after = found[-1].line
     sys.stdout.buffer.flush()
+    if any(source.outcomes.rejected for source in foreign):
+        sentence = "Lines that accounts have posted with keys of their own are left out: they may not count for others."
+        output.complain(f"{sentence} `bandmeter rejects NUMBER --lines` prints those of one.")
+
+
+def _is_counted_again(source: SourceState, others: list[SourceState]) -> bool:
+    """Whether the same content was ingested again, as a whole, under the name that rejects have then."""
+    return any(
+        other.name.startswith(f"{source.name} again")
+        and (other.head, other.position, other.check) == (source.head, source.position, source.check)
+        for other in others
+    )
 
 
 def rejects(
@@ -211,7 +241,7 @@ def rejects(
             sentence = f"There is no source {source[:80]!r}: take its number from `bandmeter sources`."
             raise BandmeterError(errors.INPUT_INVALID, sentence)
         if lines:
-            _print_lines(parts, chosen)
+            _print_lines(parts, chosen, source)
             return
         found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_LISTED_MAX)]
     for s in chosen:

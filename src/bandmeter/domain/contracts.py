@@ -181,10 +181,7 @@ class Store(Protocol):
         """The sources, of any name, whose content begins with exactly this."""
 
     def write(self, batch: Batch) -> int:
-        """Write the batch in one transaction, durably; the source's number.
-
-        0, and nothing written, when the source no longer stands where the batch begins: someone else counted it.
-        """
+        """Write the batch durably; its source's number, or 0 and nothing when that is not where the batch begins."""
 
     def write_together(self, batches: Sequence[Batch]) -> list[int]:
         """Write batches of different sources in one transaction; their numbers, or [] and nothing as in `write`."""
@@ -262,6 +259,9 @@ class Store(Protocol):
 
     def number_ends(self) -> tuple[int, int] | None:
         """The lowest and the highest number that has usage: zones are above 0, identities below. Quick."""
+
+    def highest_number(self) -> int:
+        """The highest number of a zone that has usage, or was given an identity's; 0 without one."""
 
     def numbers(self, at_most: int = ...) -> Iterator[int]:
         """The numbers that have usage, the highest first; each is found quickly."""

@@ -32,7 +32,8 @@ ENVOY = Format(
         Layout(
             columns=tuple(_COLUMNS),
             fields={
-                "time_ms": "seconds_ms(start) + CASE WHEN duration_ms IS NULL THEN 0 ELSE whole(duration_ms) END",
+                "time_ms": "CASE WHEN duration_ms IS NULL THEN seconds_ms(start) "
+                "WHEN whole(duration_ms) >= 0 THEN seconds_ms(start) + whole(duration_ms) END",
                 "duration_ms": "CASE WHEN duration_ms IS NULL THEN 0 ELSE whole(duration_ms) END",
                 "identity": "coalesce(given(user), domain_of(site))",
                 "requests": f"CASE WHEN {_IS_END} THEN 1 ELSE 0 END",

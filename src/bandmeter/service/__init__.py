@@ -113,7 +113,7 @@ def start(config: Config, *, create: bool = False) -> Parts:
         opened.callback(catalog.close)
         store = open_store(config)
         opened.callback(store.close)
-        check_pair(store.number_ends(), catalog.highest_number())  # in this order: a zone is there before its usage
+        check_pair(store.highest_number(), catalog.highest_number())  # in this order: a zone is there before its usage
         opened.pop_all()
     return Parts(config, catalog, store, Reports(catalog, store, PRICES))
 

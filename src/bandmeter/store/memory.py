@@ -277,7 +277,11 @@ class MemoryStore:
                 if newest_ms is not None:
                     self._newest[zone.number] = max(newest_ms, self._newest.get(zone.number, newest_ms))
                 self._changes[zone.number] += self._changes.pop(number, 0) > 0
+            self._changes[zone.number] += 1
             return moved
+
+    def highest_number(self) -> int:
+        return max([0, *self.numbers(), *(zone for zone, changes in self._changes.items() if changes)])
 
     def number_ends(self) -> tuple[int, int] | None:
         known = list(self.numbers())

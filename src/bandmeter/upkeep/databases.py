@@ -39,15 +39,15 @@ def check_finished(folder: Path) -> None:
         raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
-def check_pair(used: tuple[int, int] | None, known: int) -> None:
+def check_pair(used: int, known: int) -> None:
     """Refuse a catalog that is older than the usage: it would give a number out again, and with it another's traffic.
 
-    `used`: the lowest and the highest number that has usage; `known`: the highest that a zone of the catalog has.
+    `used`: the highest number of a zone in the usage; `known`: the highest that a zone of the catalog has.
     Raises `input_invalid`.
     """
-    if used and used[1] > max(known, 0):
+    if used > known:
         sentence = (
-            f"{USAGE_FILE} has traffic of zone number {used[1]}, and {CATALOG_FILE} knows numbers up to {known}: they"
+            f"{USAGE_FILE} knows of zone number {used}, and {CATALOG_FILE} knows numbers up to {known}: they"
             " are not of one backup. Restore both from the same one."
         )
         raise BandmeterError(errors.INPUT_INVALID, sentence)

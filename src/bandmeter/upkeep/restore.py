@@ -49,24 +49,29 @@ def restore(source: Path, folder: Path, now_s: int, progress: Progress, *, overw
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     with _told(folder), _locked(folder):
         staging = folder / STAGING
-        present = [file for file in FILES if (folder / file).exists()]
-        if present and not overwrite and not staging.exists():
+        # A journal alone counts too: SQLite would take it for one of the database that is put beside it.
+        present = [file for file in FILES if any((folder / f"{file}{journal}").exists() for journal in JOURNALS)]
+        was_unfinished = staging.exists()
+        if present and not overwrite and not was_unfinished:
             sentence = f"{folder} has a {present[0]} already: name another folder with --data, or say --overwrite."
             raise BandmeterError(errors.CONFLICT, sentence)
-        shutil.rmtree(staging, ignore_errors=True)
-        check_room(folder, sum(file.bytes for file in manifest.files.values()))
-        staging.mkdir(mode=FOLDER_MODE)
-        sync(folder)
         kept_settings = FILE_NAME in manifest.files and (folder / FILE_NAME).exists()
         names = [name for name in manifest.files if name != FILE_NAME or not kept_settings]
         try:
+            staging.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            for left in staging.iterdir():
+                left.unlink()
+            check_room(folder, sum(file.bytes for file in manifest.files.values()))
+            sync(folder)
             for file in present:
-                _take_alone(folder / file)
+                if (folder / file).exists():
+                    _take_alone(folder / file)
             for name in names:
                 _copy(source / name, staging / name, manifest.files[name], progress)
             sync(staging)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            if not was_unfinished:  # else it guards what an earlier one has left
+                shutil.rmtree(staging, ignore_errors=True)
             raise
         replaced = _set_aside(folder, present, now_s) if present else None
         for name in names:

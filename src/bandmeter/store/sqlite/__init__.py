@@ -240,9 +240,8 @@ class SqliteStore:
         with self._transaction() as db:
             moved = ZERO
             for side in (UNSIDED, SIDED):
-                number = writing.find_identity(db, (identity, side)) or writing.add_identity(
-                    db, (identity, side), day=-1
-                )
+                key = (identity, side)
+                number = writing.find_identity(db, key) or writing.add_identity(db, key, day=-1)
                 db.execute(
                     "UPDATE identity SET zone = ?, zone_side = ?, zone_network = ? WHERE number = ?",
                     [zone.number, zone.side, zone.network, number],
@@ -253,6 +252,7 @@ class SqliteStore:
                 moved = moved.plus(Counters(*(sum(rows[:, first + i].tolist()) for i in range(len(ZERO)))))
                 for (ms,) in db.execute("DELETE FROM freshness WHERE zone = ? RETURNING newest_ms", [number]):
                     writing.note_change(db, zones, {} if ms is None else {zone.number: ms})
+            writing.note_change(db, {zone.number}, {})  # also where nothing waited: the zone's number is in use
             return moved
 
     # ------------------------------------------------------------ reading
@@ -365,6 +365,9 @@ class SqliteStore:
         with _AVAILABLE:
             return checking.number_ends(self._reader)
 
+    def highest_number(self) -> int:
+        return checking.highest_number(self._reader)
+
     def numbers(self, at_most: int = NUMBER_MAX) -> Iterator[int]:
         return checking.numbers(self._reader, at_most)
 
@@ -386,9 +389,7 @@ class SqliteStore:
         with _AVAILABLE:
             db.execute("BEGIN")
             try:
-                db.execute(
-                    "SELECT committed_ms FROM state"
-                ).fetchone()  # what is read now is what is read until the end
+                db.execute("SELECT committed_ms FROM state").fetchone()  # from here on all is of this moment
                 yield
             finally:
                 db.execute("ROLLBACK")

@@ -40,6 +40,12 @@ def number_ends(db: sqlite3.Connection) -> tuple[int, int] | None:
     return None if low is None else (low, high)
 
 
+def highest_number(db: sqlite3.Connection) -> int:
+    """As `contracts.Store.highest_number`, by the keys."""
+    used, claimed = db.execute("SELECT max(zone), (SELECT max(zone) FROM freshness) FROM usage_day").fetchone()
+    return max(used or 0, claimed or 0)
+
+
 def numbers(db: sqlite3.Connection, at_most: int) -> Iterator[int]:
     """Those up to a number that have usage, the highest first, each found by the key: not a row more is read."""
     found = db.execute("SELECT max(zone) FROM usage_day WHERE zone <= ?", [at_most]).fetchone()[0]
