@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -677,6 +678,28 @@ def test_what_has_no_price_is_told_from_what_is_free(counted, run, done, tmp_pat
         "0.0000",
     ]
     done("cost", "acme", "--from", "2022-11-01")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"plan": "per_gb", "price": "1", "price": "2"}', '{"plan": "per_gb", "kind": "per_gb", "price": "1"}'],
+)
+def test_a_plan_that_says_two_things_is_refused(acme, fails, tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    assert re.search("twice|once", fails("price", "set", "acme", tmp_path / "p.json"))
+
+
+def test_doctor_and_verify_look_at_the_catalogs_pages(acme, run, done, data):
+    """An index that says something else than its table."""
+    done("zone", "add", "acme", "unmistakable")
+    with contextlib.closing(sqlite3.connect(data / "catalog.db", isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = (data / "catalog.db").read_bytes()
+    assert content.count(b"unmistakable") == 2
+    (data / "catalog.db").write_bytes(content.replace(b"unmistakable", b"unmistakably", 1))
+    assert "index" in checks(run, status=1)["catalog"]["problem"]
+    status, out, _ = run("verify", "--sample", "0")
+    assert (status, "index" in out) == (1, True)
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"price": 1}', '{"plan": "per_mile"}', '{"plan": "per_gb", "price": -1}'])

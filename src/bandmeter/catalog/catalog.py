@@ -79,6 +79,14 @@ class Catalog:
 
     # ------------------------------------------------------------ lookups
 
+    def check(self) -> list[str]:
+        """What the database says of its own pages and indexes; [] when they are whole, or it tells nothing."""
+        if self._engine.dialect.name != "sqlite":
+            return []
+        with self._transaction(self._engine) as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+            return [f"catalog: {fault}" for fault in found if fault != "ok"]
+
     def account(self, account: str) -> tenancy.Account | None:
         """An account by its id."""
         return self._account_in(self._fresh(), account)

@@ -60,9 +60,18 @@ def load_document(text: bytes) -> Any:
             f"The file is larger than {DOCUMENT_BYTES_MAX >> 20} MiB: split it by account and apply the parts.",
         )
     try:
-        return json.loads(text, parse_float=Decimal)
+        return json.loads(text, parse_float=Decimal, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise errors.BandmeterError(errors.INPUT_INVALID, f"The file is not JSON: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+    return found
 
 
 # ---------------------------------------------------------------- single values: (value, path) → what is stored
@@ -208,6 +217,8 @@ def split_plan(plan: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Raises `input_invalid` when it names no kind, or is too large. The fields are the price's to check.
     """
     kind = plan.get("plan", plan.get("kind"))
+    if {"plan", "kind"} <= plan.keys():
+        raise errors.BandmeterError(errors.INPUT_INVALID, "A plan names its kind once: by plan, or by kind.")
     if not isinstance(kind, str) or len(kind) > TEXT_LENGTH_MAX:
         raise errors.BandmeterError(errors.INPUT_INVALID, 'A plan names its kind: {"plan": "per_gb", …}.')
     fields = json.loads(dump_fields({name: value for name, value in plan.items() if name not in {"plan", "kind"}}))

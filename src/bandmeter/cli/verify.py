@@ -38,7 +38,7 @@ def verify(
             check_days(parts.store, random.Random(seed), sample, findings)  # noqa: S311 - no secret is drawn
         else:
             findings.looked_at("databases, whole")
-            for sentence in parts.store.check():
+            for sentence in (*parts.catalog.check(), *parts.store.check()):
                 findings.differs(sentence)
         check_zones(parts.store, parts.catalog.zones, findings)
         if logs:

@@ -49,7 +49,7 @@ def examine(config: Config) -> list[Check]:
     try:
         with service.open_parts(config) as parts:
             count = len(parts.catalog.zones())
-            checks += [Check("catalog", f"{count} zones"), *_examine_usage(parts)]
+            checks += [Check("catalog", f"{count} zones", " ".join(parts.catalog.check())), *_examine_usage(parts)]
     except (BandmeterError, OSError, sqlite3.Error) as error:
         checks.append(
             Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
