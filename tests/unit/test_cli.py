@@ -798,17 +798,6 @@ def test_a_taken_port_is_said_in_a_sentence(fails, acme):
         assert "choose others with --host and --port" in fails("serve", "--port", port, status=3)
 
 
-@pytest.mark.usefixtures("data")
-def test_serve_tells_when_there_is_no_zone():
-    """As where `--data` names another folder than it should."""
-    command = [sys.executable, "-c", "from bandmeter.cli import main; main()", "serve", "--port", str(free_port())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        server.stdout.readline()
-        server.terminate()
-        out, err = server.communicate(timeout=30)
-    assert "there is no zone yet, so answers are empty" in out + err
-
-
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_serve_tells_when_it_is_ready_answers_and_stops_gracefully(counted, done, data, stop):
     secret = done("key", "add", "acme").strip()

@@ -233,7 +233,6 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     # prometheus_client decides when it is imported, here, whether processes count together; where, is said below.
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", "")
     # Heavy, and needed by this command only.
-    import structlog  # noqa: PLC0415
     from granian import Granian  # noqa: PLC0415
     from granian.constants import Interfaces  # noqa: PLC0415
     from granian.log import LogLevels  # noqa: PLC0415
@@ -247,10 +246,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     with open_parts(config, create=True) as parts:  # schemas are made here, once, and not by each worker
         for job in jobs:
             check_zones(parts, job)
-        has_zones = parts.catalog.highest_number() > 0
     telemetry.set_up_logs(clock_ms)
-    if not has_zones:  # --data may name another folder than it should
-        structlog.get_logger(__name__).warning("there is no zone yet, so answers are empty", data=str(config.data))
     # The workers are processes of their own and read the settings as this one did.
     os.environ["BANDMETER_DATA"] = str(config.data.absolute())
     if config.file:
