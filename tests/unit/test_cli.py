@@ -861,6 +861,7 @@ def test_what_counts_again_is_not_among_the_lines_to_repair(acme, run, done, dat
     done("zone", "add", "acme", "later")
     assert json.loads(run("ingest", "--json")[1])["total"]["counted"] == 5
     assert repair(run, tmp_path) == {}
+    assert done("rejects", "e", "--lines") == ""
     (row,) = json.loads(done("usage", "acme/later", "--resolution", "total", "--output", "json"))["rows"]
     assert row["requests"] == 5
 

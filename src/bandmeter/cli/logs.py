@@ -190,19 +190,23 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
                 output.say(f"{row['identity']} is {SHARED[row['identity']]}.")
 
 
-def _print_lines(parts: service.Parts, chosen: list[SourceState], asked: str | None) -> None:
+def _print_lines(parts: service.Parts, known: list[SourceState], chosen: list[SourceState], asked: str | None) -> None:
     """All of them, however many there are; of what several sources of one name rejected, each line once.
 
     Without those that count already under the name that they have when they are ingested again; and without those that
     accounts have posted, which may count for these accounts only, unless it is that source alone that is `asked` for.
     """
+    again = {(source.name.partition(" again")[0], *_content(source)) for source in known if " again" in source.name}
+    chosen = [s for s in chosen if s.outcomes.rejected and (s.name, *_content(s)) not in again]
     foreign = [s for s in chosen if s.path.startswith(POSTED_OF) and asked not in {str(s.number), s.path}]
-    names = dict.fromkeys(source.name for source in chosen)
-    kept = [source for source in chosen if source not in foreign and not _is_counted_again(source, chosen)]
+    by_name: dict[str, list[SourceState]] = {}
+    for source in chosen:
+        if source not in foreign:
+            by_name.setdefault(source.name, []).append(source)
     sys.stdout.flush()
-    for name in names:
+    for sources_of_name in by_name.values():
         printed: Counter[bytes] = Counter()  # a log that holds a line twice has it twice
-        for source in (source for source in kept if source.name == name):
+        for source in sources_of_name:
             own: Counter[bytes] = Counter()
             after = 0
             while found := parts.store.rejects(source.number, REJECTS_AT_ONCE, after):
@@ -214,18 +218,14 @@ def _print_lines(parts: service.Parts, chosen: list[SourceState], asked: str | N
                         sys.stdout.buffer.write(reject.text + b"\n")
                 after = found[-1].line
     sys.stdout.buffer.flush()
-    if any(source.outcomes.rejected for source in foreign):
+    if foreign:
         sentence = "Lines that accounts have posted with keys of their own are left out: they may not count for others."
         output.complain(f"{sentence} `bandmeter rejects NUMBER --lines` prints those of one.")
 
 
-def _is_counted_again(source: SourceState, others: list[SourceState]) -> bool:
-    """Whether the same content was ingested again, as a whole, under the name that rejects have then."""
-    return any(
-        other.name.startswith(f"{source.name} again")
-        and (other.head, other.position, other.check) == (source.head, source.position, source.check)
-        for other in others
-    )
+def _content(source: SourceState) -> tuple[bytes, int, bytes]:
+    """What tells a source's content from others."""
+    return source.head, source.position, source.check
 
 
 def rejects(
@@ -236,12 +236,13 @@ def rejects(
 ) -> None:
     """List the records that could not be read, with line, byte, field and reason."""
     with opened(context) as parts:
-        chosen = [s for s in parts.store.sources() if source is None or source in {str(s.number), s.name, s.path}]
+        known = parts.store.sources()
+        chosen = [s for s in known if source is None or source in {str(s.number), s.name, s.path}]
         if source is not None and not chosen:
             sentence = f"There is no source {source[:80]!r}: take its number from `bandmeter sources`."
             raise BandmeterError(errors.INPUT_INVALID, sentence)
         if lines:
-            _print_lines(parts, chosen, source)
+            _print_lines(parts, known, chosen, source)
             return
         found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_LISTED_MAX)]
     for s in chosen:

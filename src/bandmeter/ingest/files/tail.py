@@ -70,6 +70,7 @@ class _Follower:
         self.problem = self._problem_kind = self._complaint = ""
         self.fault = ""  # why the store takes nothing now
         self.is_gone = False
+        self._is_copy = False  # an older one of a log that is counted
         self.waiting_bytes = 0
         self._tools, self._identity, self._uptime_s = tools, identity, uptime_s
         self._run: FileRun | None = None
@@ -188,7 +189,9 @@ class _Follower:
         if run.found.is_shorter and is_older_copy(self._tools, run, self.path):
             self._seen = _change(status) if self._status() else None
             self.waiting_bytes = 0
-            _log.info(OLDER_COPY, source=self.watched.job.source_name, path=self._shown_path)
+            if not self._is_copy:
+                _log.info(OLDER_COPY, source=self.watched.job.source_name, path=self._shown_path)
+            self._is_copy = True
             return None
         run.open()
         if identity_of(os.fstat(run.content.fileno)) != self._identity:  # it was renamed a moment ago
