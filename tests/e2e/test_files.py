@@ -581,7 +581,9 @@ def test_a_byte_order_mark_is_no_part_of_a_line(meter):
 
 
 @pytest.mark.parametrize("name", ["jsonl", "tsv", "squid"])
-@pytest.mark.parametrize("content", [b"", gzip.compress(b"", mtime=0), b"\n", b"\r\n\n"], ids=["empty", "gz", "blank", "blanks"])
+@pytest.mark.parametrize(
+    "content", [b"", gzip.compress(b"", mtime=0), b"\n", b"\r\n\n"], ids=["empty", "gz", "blank", "blanks"]
+)
 def test_a_file_with_nothing_in_it(meter, log, name, content):
     log.write_bytes(content)
     if name == "tsv" and b"\n" in content:
