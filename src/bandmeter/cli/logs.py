@@ -19,12 +19,13 @@ from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span, format_time
 from bandmeter.domain.usage import SHARED, Outcomes
 from bandmeter.ingest import FileReport, Job
+from bandmeter.ingest.files.source import AGAIN
+from bandmeter.ingest.posts import PATH_OF_ACCOUNT
 from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.service import sources as configured
 
 REJECTS_LISTED_MAX = 100_000  # of one source; nobody reads more, and all of them are in memory
 REJECTS_AT_ONCE = 10_000
-POSTED_OF = "POST /v1/records of "  # how the path of a source begins that an account's own key has sent
 UNATTRIBUTED_SHOWN = 20
 GAPS_SECONDS = 7 * 86_400
 GAPS_SHOWN = 3  # the last ones; --json has all
@@ -196,9 +197,9 @@ def _print_lines(parts: service.Parts, known: list[SourceState], chosen: list[So
     Without those that count already under the name that they have when they are ingested again; and without those that
     accounts have posted, which may count for these accounts only, unless it is that source alone that is `asked` for.
     """
-    again = {(source.name.partition(" again")[0], *_content(source)) for source in known if " again" in source.name}
+    again = {(source.name.partition(AGAIN)[0], *_content(source)) for source in known if AGAIN in source.name}
     chosen = [s for s in chosen if s.outcomes.rejected and (s.name, *_content(s)) not in again]
-    foreign = [s for s in chosen if s.path.startswith(POSTED_OF) and asked not in {str(s.number), s.path}]
+    foreign = [s for s in chosen if s.path.startswith(PATH_OF_ACCOUNT) and asked not in {str(s.number), s.path}]
     by_name: dict[str, list[SourceState]] = {}
     for source in chosen:
         if source not in foreign:

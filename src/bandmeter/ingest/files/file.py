@@ -98,7 +98,7 @@ class FileRun:
 
         Under the same name its growth could not be told from an older copy of that log.
         """
-        name = f"{self._job.source_name} again" + (f" {times}" if times > 1 else "")
+        name = self._job.source_name + source.AGAIN + (f" {times}" if times > 1 else "")
         self.found = source.find(self._tools.store, name, self._job.format.name, self._path)
         self.state = self._before = self.found.state._replace(path=self._shown_path)
         self.notes = [source.REJECTED]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
 CHECK_BYTES = 4_096  # just before the position
 STDIN = "-"
+AGAIN = " again"  # what a source's name has behind it when its rejects are ingested once more
 _READ_BYTES = 1 << 20
 # Of every format: a file may be given with the wrong one.
 _SECRETS = [re.compile(log_format.secret.encode()) for log_format in FORMATS.values() if log_format.secret]

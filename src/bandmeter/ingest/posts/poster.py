@@ -26,7 +26,7 @@ from bandmeter.ingest.batch.decode import SMALL_BYTES, joined
 from bandmeter.ingest.batch.job import Job
 from bandmeter.ingest.batch.query import Reading
 from bandmeter.ingest.batch.records import Records
-from bandmeter.ingest.posts import quick
+from bandmeter.ingest.posts import PATH, PATH_OF_ACCOUNT, quick
 from bandmeter.ingest.posts.receipts import ReceiptClock
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from bandmeter.ingest.batch.decode import Groups
     from bandmeter.ingest.batch.tools import Tools
 
-PATH = "POST /v1/records"  # where a file's source has its path
 SOURCES_MAX = 1_000  # of one account: more machines than that send for several
 QUICK_BYTES_MAX = 1_048_576  # of a body that is read without a query: beyond, the query's engine is faster
 ERRORS_SHOWN_MAX = 100  # of one body; all are kept
@@ -79,7 +78,7 @@ class _Source(NamedTuple):
     @property
     def path(self) -> str:
         """What stands for a file's path."""
-        return f"{PATH} of {self.account}" if self.account else PATH
+        return PATH_OF_ACCOUNT + self.account if self.account else PATH
 
     @property
     def head(self) -> bytes:
