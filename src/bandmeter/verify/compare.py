@@ -100,8 +100,9 @@ def _compare_owner(owner: _Traffic, findings: Findings, unkept: int, *, is_compl
             findings.looked_at(BUCKETS)
             ours, theirs = stored.get(key, [0] * 8), recounted.get(key, [0] * 8)
             is_wrong = ours != theirs if is_complete else any(a < b for a, b in zip(ours, theirs, strict=True))
-            if is_wrong and lacking + _lacking(ours, theirs) <= unkept and _lacking(ours, theirs):
-                lacking += _lacking(ours, theirs)
+            less = _lacking(ours, theirs) if is_wrong else 0
+            if 0 < less <= unkept - lacking:
+                lacking += less
                 continue
             if is_wrong and not wrong:
                 first = f"{grid.format_time(key[0])}: stored {_shown(ours)}, in the logs {_shown(theirs)}"

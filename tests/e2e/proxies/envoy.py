@@ -104,7 +104,7 @@ static_resources:
       filters: *filters
   clusters:
   - name: origin
-    load_assignment: &origin
+    load_assignment:
       cluster_name: origin
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {next}}}}}}}}}]}}]
   - name: nobody

@@ -155,8 +155,9 @@ class Decoder:
 
     def _check(self) -> None:
         """Raise `input_invalid` when the SQL of a format that is not ours cannot be run at all."""
+        records = f"({self._query.records('0')})"
         try:
-            self._db.execute(f"EXPLAIN {self._query.by_key(self._query.pieces('(' + self._query.records('0') + ')'))}")
+            self._db.execute(f"EXPLAIN {self._query.by_key(self._query.pieces(records))}")
         except duckdb.Error as error:
             columns = self.format.layouts[0].columns
             reason = str(error).partition("\n")[0]

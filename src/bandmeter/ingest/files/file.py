@@ -44,7 +44,8 @@ class FileRun:
 
     def __init__(self, tools: Tools, real_path: str, shown_path: str, job: Job) -> None:
         shown_path = errors.printable(shown_path)
-        self._tools, self._path, self._shown_path, self._job = tools, real_path, shown_path, job
+        self.job = job
+        self._tools, self._path, self._shown_path = tools, real_path, shown_path
         self.found = source.find(tools.store, job.source_name, job.format.name, real_path)
         self.state = self.found.state._replace(path=shown_path)
         self.notes = [self.found.note] if self.found.note else []
@@ -98,8 +99,8 @@ class FileRun:
 
         Under the same name its growth could not be told from an older copy of that log.
         """
-        name = self._job.source_name + source.AGAIN + (f" {times}" if times > 1 else "")
-        self.found = source.find(self._tools.store, name, self._job.format.name, self._path)
+        name = self.job.source_name + source.AGAIN + (f" {times}" if times > 1 else "")
+        self.found = source.find(self._tools.store, name, self.job.format.name, self._path)
         self.state = self._before = self.found.state._replace(path=self._shown_path)
         self.notes = [source.REJECTED]
 
@@ -109,11 +110,6 @@ class FileRun:
         self.state = self._before = found.state._replace(path=self._shown_path)
 
     @property
-    def job(self) -> Job:
-        """How it is read."""
-        return self._job
-
-    @property
     def is_all_rejected(self) -> bool:
         """Whether all that is known of the file was rejected."""
         outcomes = self.state.outcomes
@@ -121,7 +117,7 @@ class FileRun:
 
     def lines(self, path: str) -> Iterator[bytes]:
         """The content's lines, without a header line and blank ones; up to the first that is too long for any."""
-        has_header = self._job.format.has_header and not self._job.columns
+        has_header = self.job.format.has_header and not self.job.columns
         with source.opened(path) as content:
             rest = b""
             while chunk := content.read(source.CHECK_BYTES * 16):
@@ -149,9 +145,9 @@ class FileRun:
 
         Raises `input_invalid` when the columns do not make a format.
         """
-        if not self._job.format.has_header:
+        if not self.job.format.has_header:
             return
-        names = self._job.columns or tuple(self.state.columns.split("\t") if self.state.columns else self._header())
+        names = self.job.columns or tuple(self.state.columns.split("\t") if self.state.columns else self._header())
         if names != ("",) or self.state.position:  # else nothing is there yet
             if "time" not in names:
                 sentence = "has no column `time`: its first line, or --columns, names them, tab-separated or by commas."
@@ -162,7 +158,7 @@ class FileRun:
 
     def decoder(self, size: int) -> Decoder:
         """The decoder for a batch of that many bytes."""
-        job = self._job
+        job = self.job
         return self._tools.decoder(job, job.reading, self._columns, is_small=size <= SMALL_BYTES)
 
     def _header(self) -> list[str]:
@@ -247,7 +243,7 @@ class FileRun:
         newlines, has_long_line = clean.count(scratch)
         if is_divisible and newlines > 2 * BATCH_LINES:
             return None
-        job = self._job
+        job = self.job
         records = Records(
             self.decoder(size),
             lambda groups, now_ms: tools.place(groups, now_ms, job, job.caller),
@@ -299,9 +295,9 @@ class FileRun:
 
     def _note_of(self, start: SourceState, unmeterable: int) -> str:
         if unmeterable:
-            self._note(f"CANNOT BE METERED: lines without their bytes. {self._job.format.unmeterable_reason}")
+            self._note(f"CANNOT BE METERED: lines without their bytes. {self.job.format.unmeterable_reason}")
             return "unmeterable"
-        return start.note or ("partial" if self._job.format.partial else "")
+        return start.note or ("partial" if self.job.format.partial else "")
 
     def _refuse_wrong_format(self, start: SourceState, rejects: list[Reject], received: int) -> None:
         is_first = not start.number and not start.outcomes.received
@@ -313,7 +309,7 @@ class FileRun:
             first = rejects[0]
             raise BandmeterError(
                 errors.INPUT_INVALID,
-                f"{self._shown_path} is not in the format {self._job.format.name}: none of its first {received} lines "
+                f"{self._shown_path} is not in the format {self.job.format.name}: none of its first {received} lines "
                 f"is. Line {first.line}: {first.reason}, {first.detail}. Nothing was counted.",
             )
 
@@ -334,7 +330,7 @@ class FileRun:
     def _skip_long_line(self) -> Batch | None:
         """A line longer than a whole batch is one reject; None when its end is not there yet."""
         start, scratch, content = self.state, self._tools.scratch, self.content
-        text = place.without_secrets(self._job.format, scratch.bytes(0, REJECT_TEXT_BYTES_MAX))
+        text = place.without_secrets(self.job.format, scratch.bytes(0, REJECT_TEXT_BYTES_MAX))
         head = self._head()
         tail = scratch.bytes(scratch.length - source.CHECK_BYTES)
         end = start.position + scratch.length
