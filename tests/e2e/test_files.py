@@ -19,7 +19,7 @@ from bandmeter.ingest.files import source
 from bandmeter.store import MemoryStore, SqliteStore
 
 COLUMNS = ("time", "identity", "bytes_up", "bytes_down")
-DIVERGED = f"{source.TWICE} files counted, and it goes on differently: what both have is counted twice"
+DIVERGED = f"{source.TWICE} files counted, and it goes on differently: {source.BOTH_TWICE}"
 
 
 def lines(start, end):

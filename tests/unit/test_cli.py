@@ -832,6 +832,17 @@ def test_all_rejected_lines_come_back_however_many_there_are(acme, run, done, tm
     assert "the first 3 of 7 rejects are listed; --lines prints all" in err
 
 
+def test_what_cannot_be_read_is_told_without_a_line_of_zeros(acme, run, monkeypatch, tmp_path):
+    """Which would look like an empty log."""
+    monkeypatch.setattr(sys, "stdin", None)
+    error = "-: There is no standard input to read: name a file.\n"
+    assert run("ingest", "--format", "jsonl", "-") == (2, "", error)
+    (tmp_path / "a.log").touch()
+    status, out, err = run("ingest", "--format", "jsonl", "-", tmp_path / "a.log")
+    assert (status, err) == (2, error)
+    assert [line.split()[0] for line in out.splitlines()] == ["file", str(tmp_path / "a.log"), "total"]
+
+
 def repair(run, tmp_path):
     """What the documents say for lines that need no mending: the two commands."""
     again = tmp_path / "again.log"

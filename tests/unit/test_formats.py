@@ -268,6 +268,7 @@ TARGETS = [
     ("envoy", envoy(status=407, upstream="-", user="cust-acme-zone-res2"), None),
     ("envoy", envoy(status=503, upstream_received=0), (80, 0)),
     ("envoy", envoy(status=0, upstream_sent=0), (0, 100_204)),
+    ("envoy", envoy(duration_ms=None), (80, 100_204)),
 ]
 
 
@@ -282,6 +283,15 @@ def test_whether_there_was_a_target_is_told_by_the_next_hop(meter, name, line, t
     if "407" not in line and name != "varnish":  # whose sides have lines of their own
         assert meter.total(zone, Side.CLIENT).requests == 1
         assert report.outcomes.no_target == (target is None and name != "nginx")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"duration_ms": -5}, {"duration_ms": "x"}, {"start": None}, {"upstream_sent": -1}, {"downstream_sent": 1.5}],
+)
+def test_an_envoy_line_with_a_number_that_is_none_is_rejected(meter, fields):
+    meter.add_zone("acme", "res2")
+    assert meter.feed(envoy(**fields).encode() + b"\n", "envoy").outcomes == Outcomes(1, rejected=1)
 
 
 def test_what_envoy_writes_before_the_end_counts_nothing(meter):

@@ -293,7 +293,7 @@ def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
     assert (following.problem("proxy"), following.total) == ("", sum(range(101)))
     following.write("b.log", 500)
     following.go_on()
-    assert following.problem("proxy").endswith("what both have is counted twice")
+    assert following.problem("proxy").endswith("Keep copies where no source looks")
     assert capsys.readouterr().out.count("a log may be counted twice") == 1
 
 

@@ -70,7 +70,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+        sentence = f"The key {twice[:80]!r} stands twice in one object: leave the one that is meant."
+        raise errors.BandmeterError(errors.INPUT_INVALID, sentence)
     return found
 
 

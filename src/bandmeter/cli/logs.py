@@ -108,8 +108,10 @@ def _print_reports(reports: list[FileReport], *, as_json: bool) -> None:
         ]
         output.print_json({"files": rows, "total": total._asdict()})
         return
-    lines = [(report.path, *report.outcomes) for report in reports]
-    output.print_table(("file", *Outcomes._fields), lines, ("total", *total))
+    # What could not be read has no counts: a line of zeros would look like an empty log.
+    lines = [(report.path, *report.outcomes) for report in reports if report.outcomes.received or not report.error]
+    if lines:
+        output.print_table(("file", *Outcomes._fields), lines, ("total", *total))
     if total.rejected:
         output.complain("Rejected lines are kept: see `bandmeter rejects`.")
 

@@ -162,7 +162,7 @@ class Decoder:
             columns = self.format.layouts[0].columns
             reason = str(error).partition("\n")[0]
             reason = re.sub(r"\bp(\d+)\b", lambda p: columns[int(p[1])] if int(p[1]) < len(columns) else p[0], reason)
-            sentence = f"The format {self.format.name!r} cannot be used: {reason}."
+            sentence = f"The format {self.format.name!r} cannot be used: {reason}: mend its fields."
             raise BandmeterError(errors.INPUT_INVALID, sentence) from error
 
     def attribute_with(self, attribution: Attribution) -> None:

@@ -168,7 +168,7 @@ def seekable(path: str, folder: Path) -> Iterator[str]:
     real = "/dev/stdin" if path == STDIN else path
     with contextlib.ExitStack() as stack:
         if path == STDIN and sys.stdin is None:
-            raise BandmeterError(errors.INPUT_INVALID, "There is no standard input to read.")
+            raise BandmeterError(errors.INPUT_INVALID, "There is no standard input to read: name a file.")
         if _is_pipe(real):
             # A path that is a pipe is what <(…) of a shell gives.
             pipe = sys.stdin.buffer if path == STDIN else stack.enter_context(open(real, "rb"))  # noqa: PTH123
@@ -190,8 +190,9 @@ def _is_pipe(path: str) -> bool:
 
 REPLACED = "it was truncated or replaced: counted as a new file"
 REJECTED = "its lines were rejected when they came before: read again, under a name of its own"
-STILL_REJECTED = "its lines were rejected when they came before, and would be again"
+STILL_REJECTED = "its lines were rejected when they came before, and would be again: `bandmeter rejects` says why"
 WAITING = "the last line has no newline yet: it waits"
+BOTH_TWICE = "what both have is counted twice. Keep copies where no source looks"
 TWICE = "its first lines are those of a log that source"
 OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
 
@@ -238,7 +239,7 @@ def find(store: Store, name: str, log_format: str, path: str) -> Found:
 def replaced(name: str, head: bytes, known: Sequence[SourceState]) -> str:
     """What to tell of a file that begins as known logs of its source do, and goes on as none of them."""
     if _tells(head) and any(state.head == head for state in known):
-        return f"{TWICE} {name} counted, and it goes on differently: what both have is counted twice"
+        return f"{TWICE} {name} counted, and it goes on differently: {BOTH_TWICE}"
     return REPLACED
 
 
