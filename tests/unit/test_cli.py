@@ -647,12 +647,14 @@ def test_prices_are_listed_with_their_months(counted, done, fails, tmp_path):
         ("acme", "0.50", []),
         ("acme/static", "2", ["--from", "2022-12"]),
         ("acme", "0.60", []),
+        ("acme", "0.70", ["--from", "2023-01"]),
     ):
         (tmp_path / "p.json").write_text(json.dumps({"plan": "per_gb", "price": price}))
         done("price", "set", target, tmp_path / "p.json", *start)
     assert json.loads(done("price", "list", "acme", "--json"))["prices"] == [
         {"zone": "", "from": "", "plan": "per_gb", "fields": {"price": "0.50"}},
         {"zone": "", "from": "2022-11", "plan": "per_gb", "fields": {"price": "0.60"}},
+        {"zone": "", "from": "2023-01", "plan": "per_gb", "fields": {"price": "0.70"}},
         {"zone": "static", "from": "2022-12", "plan": "per_gb", "fields": {"price": "2"}},
     ]
     shown = done("price", "list", "acme")

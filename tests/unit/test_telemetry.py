@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from array import array
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from bandmeter import telemetry
 from bandmeter.catalog import keys
 from bandmeter.domain.contracts import Batch, SourceState
 from bandmeter.domain.usage import Outcomes
+from bandmeter.service.keeping import Keeper
 from bandmeter.store import MemoryStore
 from bandmeter.telemetry import counted
 
@@ -89,10 +91,13 @@ class Kept(MemoryStore):
 
 
 def test_every_batch_is_told_in_time_and_each_log_for_itself(stream, monkeypatch):
-    """Many in a second in one line, which comes though nothing follows."""
+    """Many in a second in one line, which comes though nothing follows, by whoever looks after the rest."""
     now = [100.0]
     monkeypatch.setattr(counted.time, "monotonic", lambda: now[0])
-    store = counted.told(Kept(), counted.IngestMetrics(lambda _: None))
+    metrics = counted.IngestMetrics(lambda _: None)
+    store = counted.told(Kept(), metrics)
+    nothing = SimpleNamespace(fault="", standings={})
+    keeper = Keeper(SimpleNamespace(store=store), metrics, nothing, nothing)
     before = SourceState(0, "s", "jsonl", "", b"", 0, b"", 0, "", Outcomes(), None, None, "")
 
     def write(path, count):
@@ -106,9 +111,9 @@ def test_every_batch_is_told_in_time_and_each_log_for_itself(stream, monkeypatch
     for path, count in (("a", 1), ("b", 2), ("a", 4), ("a", 8), ("b", 16)):
         write(path, count)
     assert lines() == [("a", 1, 1), ("b", 1, 2)]
-    counted.tell_rest(store)
+    keeper._step(2)
     assert len(lines()) == 2
     now[0] += counted.LINE_SECONDS
-    counted.tell_rest(store)
-    counted.tell_rest(store)
+    for step in (3, 4):
+        keeper._step(step)
     assert lines()[2:] == [("a", 2, 12), ("b", 1, 16)]
