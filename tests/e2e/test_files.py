@@ -119,6 +119,76 @@ def test_another_source_name_is_another_source(meter, log):
     assert meter.feed(log, source_name="edge3", side=Side.CLIENT).notes == ()
 
 
+@pytest.mark.parametrize("size", [1, 10, 100])
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_source_that_is_renamed_goes_on_where_it_was(meter, log, size, grows):
+    """Also one whose logs were ingested by hand before; whatever their length, and whether or not there is more."""
+    log.write_bytes(lines(0, size))
+    meter.feed(log, source_name="files")
+    if grows:
+        log.write_bytes(lines(0, size + 20))
+    taken = meter.feed(log, source_name="edge", other_names=frozenset({"edge2"}))
+    assert taken.outcomes == Outcomes(size + 20 * grows, counted=20 * grows, duplicate=size)
+    assert taken.notes == (source.TAKEN_OVER.format("files"),)
+    assert [state.name for state in meter.store.sources()] == ["edge"]
+    assert meter.feed(log, source_name="edge", other_names=frozenset()).notes == ()
+    assert counted(meter) == sums((0, size + 20 * grows))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [pytest.param(frozenset({"files"}), id="that is configured still"), pytest.param(None, id="by the command line")],
+)
+def test_a_source_that_has_its_name_loses_nothing_to_another(meter, log, others):
+    """Two machines whose logs happen to be equal."""
+    log.write_bytes(lines(0, 10))
+    for name in ("files", "edge", "files", "edge"):
+        meter.feed(log, source_name=name, other_names=others if name == "edge" else None)
+    assert [state.name for state in meter.store.sources()] == ["files", "edge"]
+    assert counted(meter) == sums((0, 10), (0, 10))
+
+
+def test_a_log_that_was_rejected_as_a_whole_is_not_taken_over(meter, log):
+    """It was read in a wrong way; what a source of another name makes of it counts."""
+    (zone,) = meter.zones
+    meter.zones.clear()
+    log.write_bytes(lines(0, 10))
+    meter.feed(log)
+    meter.zones.append(zone)
+    assert meter.feed(log, source_name="edge", other_names=frozenset()).outcomes == Outcomes(10, counted=10)
+
+
+def test_a_log_that_is_taken_over_while_it_is_ingested(make_meter, tmp_path, log):
+    """By `serve`, to which it was given meanwhile: the ingest goes on under the new name, and counts nothing again."""
+    log.write_bytes(lines(0, 300))
+    store = SqliteStore(tmp_path / "usage.db")
+    first, second = (make_meter(store=s, batch_bytes=4096) for s in (store, SqliteStore(tmp_path / "usage.db")))
+    for one in (first, second):
+        one.add_zone("acme", "res")
+
+    class Overtaken:
+        def __init__(self):
+            self.writes = 0
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def write(self, batch):
+            self.writes += 1
+            if self.writes == 3:
+                part = tmp_path / "part"
+                part.write_bytes(lines(0, 200))
+                assert second.feed(part, source_name="edge", other_names=frozenset()).notes
+            return store.write(batch)
+
+    first.store = Overtaken()
+    first.feed(log)
+    assert counted(first) == sums((0, 300))
+    assert [(state.name, state.outcomes.counted) for state in store.sources()] == [("edge", 300)]
+    store.close()
+    second.store.close()
+
+
 def test_short_logs_may_begin_alike(meter, log):
     log.write_bytes(lines(0, 10))
     assert [meter.feed(log, source_name=name).notes for name in ("files", "edge2")] == [(), ()]

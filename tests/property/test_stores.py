@@ -106,7 +106,7 @@ class Twins:
             assert self.do("write", batch._replace(before=late)) == 0
         elif name == "duplicates" and rest[0] in self.states:
             self.do("note_duplicates", self.states[rest[0]].number, rest[1])
-            self.do("note_path", self.states[rest[0]].number, f"seen{rest[1]}.log")
+            self.do("note_path", self.states[rest[0]].number, self.states[rest[0]].name, f"seen{rest[1]}.log")
             self.do("has_path", self.states[rest[0]].name, f"seen{rest[1]}.log")
         elif name == "number":
             self.do("number_identities", [(identity, SIDED) for identity in rest[0]], rest[1])
@@ -132,6 +132,10 @@ class Twins:
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)
                 self.do("sources_of_head", head)
+            self.do("note_path", state.number, f"taken {state.number}", "seen.log")
+            self.do("find_sources", state.name, state.head)
+            self.do("find_sources", f"taken {state.number}", state.head)
+            self.do("note_path", state.number, state.name, state.path)
         for side in Side:
             found = [self.do("read", numbers, side, r, EVER) for r in Resolution]
             for number in numbers:

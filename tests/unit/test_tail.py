@@ -282,6 +282,25 @@ def test_a_log_that_another_source_has_counted_is_told_and_logged(make, capsys):
     assert capsys.readouterr().out.count("a log may be counted twice") == 1
 
 
+def test_a_source_that_is_renamed_goes_on_with_its_logs(make, capsys):
+    """Those that are rotated too; it is said once, and is nothing to mend."""
+    before = make(("old", "*.log*", None))
+    before.write("a.log.1", *range(100))
+    before.write("a.log", 100)
+    before.go_on()
+    after = make(("new", "*.log*", None), ("other", "other", None))
+    after.store = after.tools.store = before.store
+    after.tail._sources = [
+        w._replace(job=dataclasses.replace(w.job, other_names={"other"})) for w in after.tail._sources
+    ]
+    after.go_on()
+    assert [state.name for state in after.store.sources()] == ["new", "new"]
+    after.write("a.log", 101)
+    after.go_on()
+    assert (after.total, after.problem("new")) == (sum(range(102)), "")
+    assert capsys.readouterr().out.count("counted before as source old") == 2
+
+
 def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
     """Both lie under the path of one source; what they have in common is counted twice, and somebody must mend it."""
     following = make(("proxy", "*.log", None))

@@ -178,7 +178,7 @@ class Store(Protocol):
         """Whether a source of that name was last seen at `path`."""
 
     def sources_of_head(self, head: bytes) -> list[SourceState]:
-        """The sources, of any name, whose content begins with exactly this."""
+        """The sources, of any name, whose heads `head` begins with."""
 
     def write(self, batch: Batch) -> int:
         """Write the batch durably; its source's number, or 0 and nothing when that is not where the batch begins."""
@@ -207,8 +207,8 @@ class Store(Protocol):
     def note_duplicates(self, source: int, lines: int) -> None:
         """Add lines that were seen again and not counted to a source's outcomes."""
 
-    def note_path(self, source: int, path: str) -> None:
-        """Note where a source's content was seen, of which nothing new was counted."""
+    def note_path(self, source: int, name: str, path: str) -> None:
+        """Note where a source's content was seen, and under which name, of which nothing new was counted."""
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""

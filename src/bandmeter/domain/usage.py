@@ -194,6 +194,11 @@ class Outcomes(NamedTuple):
         return Outcomes(*(a - b for a, b in zip(self, other, strict=True)))
 
     @property
+    def is_all_rejected(self) -> bool:
+        """Whether there was something, and all of it was rejected, however often it came."""
+        return 0 < self.rejected == self.received - self.duplicate
+
+    @property
     def adds_up(self) -> bool:
         """Law 2."""
         return self.received == sum(self[1:])

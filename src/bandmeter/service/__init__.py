@@ -171,6 +171,8 @@ def job_of(config: Config, source: Source) -> Job:
         spread=source.spread == "even",
         header_adjust_bytes=source.header_adjust,
         rules=rules,
+        # Where each side of a log has a source, what is known of it does not say of which side.
+        other_names=None if source.side else frozenset(other.name for other in config.sources) - {source.name},
     )
 
 

@@ -70,7 +70,7 @@ class MemoryStore:
         return any((s.name, s.path) == (name, path) for s in self._sources.values())
 
     def sources_of_head(self, head: bytes) -> list[SourceState]:
-        return [s for s in self._sources.values() if s.head == head]
+        return [s for s in self._sources.values() if head.startswith(s.head)]
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
@@ -182,9 +182,9 @@ class MemoryStore:
             outcomes = state.outcomes.plus(Outcomes(received=lines, duplicate=lines))
             self._sources[source] = state._replace(outcomes=outcomes)
 
-    def note_path(self, source: int, path: str) -> None:
+    def note_path(self, source: int, name: str, path: str) -> None:
         with self._lock:
-            self._sources[source] = self._sources[source]._replace(path=path)
+            self._sources[source] = self._sources[source]._replace(name=name, path=path)
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._lock:

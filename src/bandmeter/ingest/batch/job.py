@@ -19,7 +19,8 @@ class Job:
     """What to ingest, and how. `account` and `zone`: for records that name none.
 
     `columns` names those of a table without a header; `side`, `spread` and `header_adjust_bytes` as in `query.Reading`.
-    `rules`: (identity, account, zone), which hold above what zones have registered.
+    `rules`: (identity, account, zone), which hold above what zones have registered. `other_names`: those of all other
+    sources that are configured; a log that was counted under none of them, but under another, goes on from there.
     """
 
     format: Format
@@ -31,6 +32,7 @@ class Job:
     spread: bool = False
     header_adjust_bytes: int = 0
     rules: tuple[tuple[str, str, str], ...] = ()
+    other_names: frozenset[str] | None = None
 
     @property
     def reading(self) -> Reading:

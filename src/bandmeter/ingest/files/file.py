@@ -46,7 +46,7 @@ class FileRun:
         shown_path = errors.printable(shown_path)
         self.job = job
         self._tools, self._path, self._shown_path = tools, real_path, shown_path
-        self.found = source.find(tools.store, job.source_name, job.format.name, real_path)
+        self.found = source.find(tools.store, job.source_name, job.format.name, real_path, job.other_names)
         self.state = self.found.state._replace(path=shown_path)
         self.notes = [self.found.note] if self.found.note else []
         is_new = not (self.state.number or self.notes or shown_path == source.STDIN)
@@ -108,12 +108,6 @@ class FileRun:
         """Count the file as this one."""
         self.found = found
         self.state = self._before = found.state._replace(path=self._shown_path)
-
-    @property
-    def is_all_rejected(self) -> bool:
-        """Whether all that is known of the file was rejected."""
-        outcomes = self.state.outcomes
-        return 0 < outcomes.rejected == outcomes.received - outcomes.duplicate
 
     def lines(self, path: str) -> Iterator[bytes]:
         """The content's lines, without a header line and blank ones; up to the first that is too long for any."""

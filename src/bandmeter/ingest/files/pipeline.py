@@ -8,6 +8,7 @@ batch before is being committed on a thread of its own.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import errors
@@ -48,17 +49,18 @@ class Pipeline:
                 if run.found.is_shorter:
                     if is_older_copy(self._tools, run, real_path):
                         return self._note_older_copy(run, real_path, job)
-                elif run.is_all_rejected:
+                elif run.state.outcomes.is_all_rejected:
                     count_rejected_again(self._tools, run, real_path)
-                done, report = self._ingest(run, earlier, progress)
+                committer, report = self._ingest(run, earlier, progress)
                 if report:
                     return report
-                earlier = earlier.plus(done)  # ours, and not another process's
-                in_vain = 0 if done.received else in_vain + 1
+                earlier = earlier.plus(committer.done)  # ours, and not another process's
+                job = dataclasses.replace(job, source_name=self._name_now(committer.number, job))
+                in_vain = 0 if committer.done.received else in_vain + 1
         raise BandmeterError(errors.UNAVAILABLE, f"{path} is counted by another process all the time: try again later.")
 
-    def _ingest(self, run: FileRun, earlier: Outcomes, progress: Progress) -> tuple[Outcomes, FileReport | None]:
-        """Count to the end; what was counted, and the report, None when another process moved the source on."""
+    def _ingest(self, run: FileRun, earlier: Outcomes, progress: Progress) -> tuple[Committer, FileReport | None]:
+        """Count to the end; what has committed it, and the report, None when another process moved the source on."""
         first = run.state
         seen = max(0, first.outcomes.received - first.outcomes.duplicate - earlier.received)
         committer = Committer(self._store, first.number)
@@ -70,13 +72,18 @@ class Pipeline:
                 if run.content.is_torn:
                     run.notes.append("the compressed file ends in the middle: counted up to there")
         except Moved:
-            return committer.done, None
+            return committer, None
         if seen:
             self._store.note_duplicates(first.number, seen)
-        if first.number and run.found.state.path != first.path != source.STDIN:
-            self._store.note_path(first.number, first.path)
+        seen_as = source.STDIN, run.found.state.path
+        if first.number and (first.path not in seen_as or run.found.is_taken_over):
+            self._store.note_path(first.number, first.name, first.path)
         outcomes = committer.done.plus(Outcomes(received=seen, duplicate=seen)).plus(earlier)
-        return committer.done, _report(run, committer.number, outcomes)
+        return committer, _report(run, committer.number, outcomes)
+
+    def _name_now(self, number: int, job: Job) -> str:
+        """What the source is called by now: when another process has taken it over, this one must not count it anew."""
+        return next((source.plain(s.name) for s in self._store.sources() if s.number == number), job.source_name)
 
     def _note_older_copy(self, run: FileRun, real_path: str, job: Job) -> FileReport:
         run.notes = [source.OLDER_COPY]

@@ -27,7 +27,7 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from bandmeter.domain.contracts import Store
@@ -193,6 +193,7 @@ REJECTED = "its lines were rejected when they came before: read again, under a n
 STILL_REJECTED = "its lines were rejected when they came before, and would be again: `bandmeter rejects` says why"
 WAITING = "the last line has no newline yet: it waits"
 BOTH_TWICE = "what both have is counted twice. Keep copies where no source looks"
+TAKEN_OVER = "counted before as source {}, which no [[source]] is called: it goes on from there"
 TWICE = "its first lines are those of a log that source"
 OLDER_COPY = "shorter than what was counted of it: an older copy, nothing was added"
 
@@ -205,6 +206,7 @@ class Found(NamedTuple):
     note: str = ""
     is_shorter: bool = False  # than what was counted of `state`, and the same as far as can be told
     head: bytes = b""
+    is_taken_over: bool = False  # from another name, which is still the stored one
 
 
 def new(name: str, log_format: str, path: str) -> SourceState:
@@ -212,28 +214,53 @@ def new(name: str, log_format: str, path: str) -> SourceState:
     return SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
 
 
-def find(store: Store, name: str, log_format: str, path: str) -> Found:
-    """Find the source that a file's content belongs to, and how far it was counted."""
+def find(store: Store, name: str, log_format: str, path: str, others: Collection[str] | None = None) -> Found:
+    """Find the source that a file's content belongs to, and how far it was counted.
+
+    `others`: names that are taken; a content that is known under none of them, nor under `name`, but under another,
+    is that source, which is called `name` from now on. None: only `name` is looked at.
+    """
     fresh = new(name, log_format, path)
     with opened(path) as content:
         head = without_secrets(content.read(HEAD_BYTES))
         if not head:
             return Found(fresh, 0)
         known = store.find_sources(name, head)
+        nobodys = [] if others is None else _nobodys(store, name, head, others)
         considered = max((state.number for state in known), default=0)
-        fits = None
-        longer = None
+        fits = other = longer = None
         for state in sorted(known, key=lambda s: s.position):
             size, check = _look_at(content, state) if head.startswith(state.head) else (len(head), b"")
             if size == state.position and check == state.check:
                 fits = state
             elif size < state.position:
                 longer = state
+        for state in nobodys if not (fits or longer) else ():
+            if _look_at(content, state) == (state.position, state.check):
+                other = state
     if fits:
         return Found(fits, considered, head=head)
+    if other:
+        note = TAKEN_OVER.format(other.name)
+        again = other.name.removeprefix(plain(other.name))
+        return Found(other._replace(name=name + again), considered, note, head=head, is_taken_over=True)
     if longer:
         return Found(longer, considered, is_shorter=True, head=head)
     return Found(fresh, considered, replaced(name, head, known) if known else "", head=head)
+
+
+def _nobodys(store: Store, name: str, head: bytes, others: Collection[str]) -> list[SourceState]:
+    """Sources whose heads the content begins with, and whose name nobody has; the furthest last.
+
+    Without those that were rejected as a whole: they were read in a wrong way.
+    """
+    found = [s for s in store.sources_of_head(head) if plain(s.name) not in others and s.name != name]
+    return sorted((s for s in found if not s.outcomes.is_all_rejected), key=lambda s: s.position)
+
+
+def plain(name: str) -> str:
+    """The name of the source whose rejects were ingested again under `name`; else that."""
+    return name.partition(AGAIN)[0]
 
 
 def replaced(name: str, head: bytes, known: Sequence[SourceState]) -> str:
@@ -248,7 +275,7 @@ def twins(store: Store, name: str, head: bytes) -> list[str]:
     lines = head.count(b"\n")
     for other in store.sources_of_head(head) if _tells(head) else ():
         is_counted = not lines or store.count_rejects(other.number, lines) < lines
-        if other.name != name and is_counted:
+        if other.name != name and other.head == head and is_counted:
             return [f"{TWICE} {other.name} counted: if it is the same log, it is counted twice"]
     return []
 

@@ -66,6 +66,7 @@ class _Follower:
         self, tools: Tools, watched: Watched, path: str, identity: Identity, uptime_s: Callable[[], float]
     ) -> None:
         self.watched, self.path = watched, path
+        self._name = watched.job.source_name
         self._stored_path = path
         self.problem = self._problem_kind = self._complaint = ""
         self.fault = ""  # why the store takes nothing now
@@ -163,7 +164,7 @@ class _Follower:
     def _note_path(self) -> None:
         """Tell the store of the path where the file is now, when it knows another."""
         if self._direct.number and self._stored_path != self._shown_path:
-            self._tools.store.note_path(self._direct.number, self._shown_path)
+            self._tools.store.note_path(self._direct.number, self._name, self._shown_path)
             self._stored_path = self._shown_path
             if self._run:
                 self._run.rename(self._shown_path)
@@ -202,7 +203,10 @@ class _Follower:
             self._stable = _change(status)  # it may still be written: looked at again in the next round
             return None
         self._direct = Direct(self._tools.store, run.state.number)
-        self._run, self._stored_path = run, run.found.state.path
+        self._run, self._name, self._stored_path = run, run.state.name, run.found.state.path
+        if run.found.is_taken_over:
+            self._stored_path = ""
+            _log.info(run.found.note, source=self._name, path=self._shown_path)
         return run
 
 

@@ -23,7 +23,7 @@ from bandmeter.domain.grid import Resolution, Span
 from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
 from bandmeter.store.sqlite import checking, hosts, migrations, sums, writing
 from bandmeter.store.sqlite.hosts import HostTable
-from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, TABLES
+from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,9 +63,6 @@ _FRESHNESS = (
     "SELECT coalesce(sum(changes), 0), max(newest_ms), (SELECT committed_ms FROM state) "
     "FROM json_each(?) JOIN freshness ON zone = value"
 )
-# By the index, which begins with the name, of which there are few.
-_OF_HEAD = f"""SELECT {SOURCE_COLUMNS} FROM source WHERE name IN (SELECT DISTINCT name FROM source)
-    AND substr(head, 1, {INDEXED_HEAD_BYTES}) = ? AND head = ? ORDER BY number"""
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -172,7 +169,7 @@ class SqliteStore:
 
     def sources_of_head(self, head: bytes) -> list[SourceState]:
         with _AVAILABLE:
-            return list(map(writing.to_source, self._reader.execute(_OF_HEAD, [head[:INDEXED_HEAD_BYTES], head])))
+            return writing.find_sources_of_head(self._reader, head)
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
@@ -221,9 +218,9 @@ class SqliteStore:
                 [lines, lines, source],
             )
 
-    def note_path(self, source: int, path: str) -> None:
+    def note_path(self, source: int, name: str, path: str) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE source SET path = ? WHERE number = ?", [path, source])
+            db.execute("UPDATE source SET name = ?, path = ? WHERE number = ?", [name, path, source])
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._transaction() as db:

@@ -47,6 +47,18 @@ def find_sources(db: sqlite3.Connection, name: str, head: bytes) -> list[SourceS
     return [state for state in map(to_source, rows) if overlaps(state.head, head)]
 
 
+def find_sources_of_head(db: sqlite3.Connection, head: bytes) -> list[SourceState]:
+    """Those, of any name, whose heads `head` begins with: by the same two indexes."""
+    rows = db.execute(
+        f"""SELECT {SOURCE_COLUMNS} FROM source WHERE substr(:head, 1, length(head)) = head AND number IN (
+            SELECT number FROM source WHERE length(head) < {INDEXED_HEAD_BYTES} UNION ALL
+            SELECT number FROM source WHERE name IN (SELECT DISTINCT name FROM source)
+            AND substr(head, 1, {INDEXED_HEAD_BYTES}) = substr(:head, 1, {INDEXED_HEAD_BYTES})) ORDER BY number""",
+        {"head": head},
+    )
+    return list(map(to_source, rows))
+
+
 class StaleError(Exception):
     """A source no longer stands where its batch begins."""
 
