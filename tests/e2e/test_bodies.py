@@ -32,6 +32,7 @@ def served(tmp_path_factory, serve_folder):
     """A server over a folder with one account, and a key of it."""
     folder = tmp_path_factory.mktemp("bodies")
     (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "usage.db").touch()
     catalog = Catalog.open(f"sqlite:///{folder}/data/catalog.db")
     catalog.add_account(Account("acme"))
     key = catalog.add_key("acme", Scope.READ, None, 0)

@@ -85,6 +85,7 @@ def test_killed_over_and_over(command, log, rounds):
     while kills < rounds:
         for file in command.data.glob("usage.db*"):
             file.unlink()
+        (command.data / "usage.db").touch()
         passes += 1
         while kills < rounds:
             done = command.position()

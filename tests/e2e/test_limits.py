@@ -36,6 +36,7 @@ def valkey():
 def key(tmp_path):
     """A read key of an account in `data`."""
     (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "usage.db").touch()
     catalog = Catalog.open(f"sqlite:///{tmp_path}/data/catalog.db")
     catalog.add_account(Account("acme"))
     made = catalog.add_key("acme", Scope.READ, None, 0)

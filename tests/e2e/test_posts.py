@@ -89,6 +89,7 @@ class Side(NamedTuple):
 
 def make_catalog(data):
     data.mkdir(mode=0o700)
+    (data / "usage.db").touch()
     catalog = Catalog.open(f"sqlite:///{data}/catalog.db")
     for account in ("acme", "other", "wayne"):
         catalog.add_account(Account(account, email_verified=True, proxy_username=account))

@@ -26,6 +26,7 @@ turn = itertools.count()
 def served(tmp_path_factory, serve_folder):
     folder = tmp_path_factory.mktemp("posts")
     (folder / "data").mkdir(mode=0o700)
+    (folder / "data" / "usage.db").touch()
     catalog = Catalog.open(f"sqlite:///{folder}/data/catalog.db")
     catalog.add_account(Account("acme"))
     catalog.add_zone("acme", "res2", now_s=0)

@@ -178,6 +178,7 @@ def test_each_line_counts_once_whatever_is_killed_or_lost(tmp_path):
     dice = random.Random(seed)
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
+    (data / "usage.db").touch()
     with contextlib.closing(Catalog.open(f"sqlite:///{data}/catalog.db")) as catalog:
         catalog.add_account(Account("acme"))
         catalog.add_zone("acme", "res", now_s=0)

@@ -786,6 +786,27 @@ def test_doctor_finds_a_folder_that_is_missing_or_a_database_that_is_none(run, a
     assert not checks(run, status=1)["data folder"]["ok"]
 
 
+def test_usage_that_is_gone_is_not_answered_as_none(counted, run, fails, done, data):
+    """What was deleted, or not brought along, would read as 0; and logs would be counted once more."""
+    for file in data.glob("usage.db*"):
+        file.unlink()
+    commands = (["usage", "acme"], ["ingest", "--format", "jsonl", data.parent / "log.jsonl"], ["serve"], ["migrate"])
+    for command in commands:
+        assert f"{data}/usage.db is gone, and catalog.db beside it has 1 account" in fails(*command)
+    assert "bandmeter restore" in checks(run, status=1)["databases"]["problem"]
+    assert not (data / "usage.db").exists()
+    (data / "usage.db").touch(mode=0o644)  # as the sentence says
+    assert json.loads(run("usage", "acme", "--output", "json")[1]) == {"rows": []}
+    assert checks(run)["file modes"]["ok"]
+
+
+def test_a_new_folder_has_no_usage_to_lose(done, data):
+    """Also when the first command was stopped between making the one and the other."""
+    data.mkdir()
+    Catalog.open(f"sqlite:///{data}/catalog.db").close()
+    done("account", "add", "--id", "acme")
+
+
 # ---------------------------------------------------------------- serve
 
 

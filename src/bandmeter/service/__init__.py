@@ -28,7 +28,7 @@ from bandmeter.ingest import FileReport, Job, Pipeline, Progress, Tools
 from bandmeter.pricing import PRICES
 from bandmeter.reports import Reports
 from bandmeter.store import STORES
-from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE, check_finished, check_pair
+from bandmeter.upkeep.databases import CATALOG_FILE, USAGE_FILE, check_finished, check_not_lost, check_pair
 
 LIMITS_FILE = "limits.bin"
 LOCK_FILE = "serve.lock"
@@ -111,6 +111,7 @@ def start(config: Config, *, create: bool = False) -> Parts:
     with contextlib.ExitStack() as opened:
         catalog = Catalog.open(f"sqlite:///{(config.data / CATALOG_FILE).absolute()}")
         opened.callback(catalog.close)
+        check_not_lost(config.data, catalog.accounts)
         store = open_store(config)
         opened.callback(store.close)
         check_pair(store.highest_number(), catalog.highest_number())  # in this order: a zone is there before its usage

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 from bandmeter import service
 from bandmeter.config import Config
 from bandmeter.config.tables import Source
+from bandmeter.domain import errors
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.ingest.posts import wire
 from bandmeter.service import sources
@@ -51,9 +52,9 @@ def examine(config: Config) -> list[Check]:
             count = len(parts.catalog.zones())
             checks += [Check("catalog", f"{count} zones", " ".join(parts.catalog.check())), *_examine_usage(parts)]
     except (BandmeterError, OSError, sqlite3.Error) as error:
-        checks.append(
-            Check("databases", "", f"{str(error).rstrip('.')}: restore them from a backup if they are damaged.")
-        )
+        says_more = isinstance(error, BandmeterError) and error.code == errors.INPUT_INVALID
+        more = "" if says_more else ": restore them from a backup if they are damaged."
+        checks.append(Check("databases", "", str(error).rstrip(".") + (more or ".")))
     return [*checks, *_examine_sources(config)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,20 @@ def check_finished(folder: Path) -> None:
     """Raise `input_invalid` for a data folder in which a restore was stopped in the middle, or still runs."""
     if (folder / STAGING).exists():
         sentence = f"A restore into {folder} has not finished: give the same `bandmeter restore` once more."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
+
+
+def check_not_lost(folder: Path, accounts: Callable[[], Sized]) -> None:
+    """Refuse a folder whose usage is gone while its catalog has accounts: a new one would answer 0 for all of it.
+
+    Raises `input_invalid`. Both are made by the same command, the usage before the first account.
+    """
+    path = folder / USAGE_FILE
+    if not path.exists() and (count := len(accounts())):
+        sentence = (
+            f"{path} is gone, and {CATALOG_FILE} beside it has {count} account{'s' if count > 1 else ''}: bring"
+            f" it back, from a backup with `bandmeter restore`, or begin with no usage by `touch {path}`."
+        )
         raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,7 @@ def world(request, tmp_path, disk):
             made.service.environment |= {"TMPDIR": str(disk / "tmp")}
             made.service.log = disk / "log"
         else:
+            shutil.move(data / "usage.db", disk)
             (data / "usage.db").symlink_to(disk / "usage.db")
         yield made
 

@@ -94,6 +94,7 @@ def prepare(data: Path, settings: str) -> dict[str, str]:
     """Make a data folder with the account and its zones; an operator's keys: `plain`, and `same` for --same-body-once."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     (data / "bandmeter.toml").write_text(settings)
+    (data / "usage.db").touch()
     with contextlib.closing(Catalog.open(f"sqlite:///{data}/catalog.db")) as catalog:
         catalog.add_account(Account(ACCOUNT))
         for zone in ("a", "b", "c"):

@@ -139,6 +139,8 @@ class SqliteStore:
     def _bring_up_to_date(self) -> None:
         if migrations.version(self._writer) != migrations.newest():  # a store that is, is opened without a lock
             with self._transaction(is_opening=True) as db:
+                if not migrations.version(db):
+                    self.path.chmod(0o600)  # who made an empty file may have made it for all to read
                 migrations.bring_up_to_date(db, self.path)
 
     @contextlib.contextmanager
