@@ -47,6 +47,7 @@ STEPS = st.lists(
         st.tuples(st.just("duplicates"), st.integers(0, 2), st.integers(0, 100)),
         st.tuples(st.just("number"), st.lists(st.sampled_from(IDENTITIES), min_size=1), st.integers(0, 1)),
         st.tuples(st.just("claim"), st.sampled_from(IDENTITIES), st.sampled_from(ZONES)),
+        st.tuples(st.just("release"), st.sampled_from(IDENTITIES)),
     ),
     min_size=1,
     max_size=14,
@@ -60,7 +61,6 @@ class Twins:
         self.both = (MemoryStore(bound), SqliteStore(Path(folder) / "usage.db", bound))
         self.states: dict = {}
         self.last: dict = {}
-        self.claimed: set = set()
 
     def do(self, name, *arguments):
         first, second = (getattr(store, name)(*arguments) for store in self.both)
@@ -110,9 +110,8 @@ class Twins:
             self.do("has_path", self.states[rest[0]].name, f"seen{rest[1]}.log")
         elif name == "number":
             self.do("number_identities", [(identity, SIDED) for identity in rest[0]], rest[1])
-        elif name == "claim" and rest[0] not in self.claimed:
-            self.claimed.add(rest[0])
-            self.do("claim", *rest)
+        elif name in {"claim", "release"}:
+            self.do(name, *rest)
 
     def compare(self):
         """Every answer is the same, the resolutions agree, and law 2 holds for each source."""

@@ -476,6 +476,72 @@ def test_a_claimed_identity_brings_its_history(counted, done, fails):
     assert "another zone" in fails("zone", "claim", "acme", "edge", "stranger")
 
 
+def feed(run, folder, name, *identities):
+    """A line of each."""
+    lines = [{"log": name, "time": LINES[0][0], "identity": who, "bytes_up": 1, "bytes_down": 2} for who in identities]
+    (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("ingest", "--format", "jsonl", folder / name)[0] == 0
+
+
+def waiting(done):
+    """What each identity that waits would reach."""
+    return {one["identity"]: one["reaches"] for one in json.loads(done("sources", "--json"))["unattributed"]}
+
+
+@pytest.mark.usefixtures("acme")
+def test_what_waits_for_a_zone_that_is_added_later_is_told_and_moved(run, done, tmp_path):
+    """By whichever rule it would reach the zone; what waits for others, or for nobody, stays."""
+    feed(run, tmp_path, "a.jsonl", "a.shop.test", "B.Shop.Test", "cust-acme-zone-shop-session-1", "else", "nobody")
+    document = {"accounts": [{"id": "acme", "zones": [{"name": "other", "identities": ["else"]}]}]}
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    told = done("zone", "add", "acme", "shop", "--network", "cdn", "--identity", "*.shop.test").splitlines()
+    sentence = "identities have traffic from before that waits for acme/shop: `bandmeter zone claim acme shop` moves"
+    assert told[1:] == [f"3 {sentence} it there."]
+    for known in (False, True):
+        told = done("apply", tmp_path / "c.json")
+        assert "1 identity has traffic from before that waits for acme/other" in told
+        assert f"3 {sentence}" in told
+        assert ("Nothing to change." in told) == known
+    shop = dict.fromkeys(["a.shop.test", "B.Shop.Test", "cust-acme-zone-shop"], "acme/shop")
+    assert waiting(done) == shop | {"else": "acme/other", "nobody": None}
+    assert "reaches" in done("sources")
+    moved = done("zone", "claim", "acme", "shop").splitlines()
+    assert sorted(moved) == sorted(f"{who}: moved 1 request, 3 bytes." for who in shop)
+    assert waiting(done) == {"else": "acme/other", "nobody": None}
+    (row,) = json.loads(
+        done("usage", "acme/shop", "--from", "2022-10-01", "--resolution", "total", "--output", "json")
+    )["rows"]
+    assert (row["requests"], row["bytes_up"], row["bytes_down"]) == (3, 3, 6)
+    assert done("zone", "claim", "acme", "shop") == "Nothing waits that would reach acme/shop.\n"
+
+
+@pytest.mark.usefixtures("acme")
+def test_an_identity_that_is_released_waits_again_and_leaves_what_was_counted(run, done, fails, tmp_path):
+    """So a misspelt claim can be taken back, and an identity goes from one customer to another."""
+    feed(run, tmp_path, "a.jsonl", "bob")
+    assert "misspelt" not in done("zone", "claim", "acme", "static", "bob")
+    misspelt = done("zone", "claim", "acme", "static", "b b").splitlines()[1]
+    assert misspelt.endswith("take it back with `bandmeter zone release acme static 'b b'`.")
+    for identity in ("bob", "b b"):
+        done("zone", "release", "acme", "static", identity)
+        assert "has no identity" in fails("zone", "release", "acme", "static", identity)
+    assert waiting(done) == {}
+    feed(run, tmp_path, "b.jsonl", "bob", "bob")
+    assert waiting(done) == {"bob": None}
+    assert done("zone", "claim", "acme", "edge", "bob") == "bob belongs to acme/edge; moved 2 requests, 6 bytes.\n"
+    feed(run, tmp_path, "c.jsonl", "bob", "bob", "bob")
+    rows = json.loads(
+        done("usage", "acme", "--from", "2022-10-01", "--resolution", "total", "--group-by", "zone", "--output", "json")
+    )["rows"]
+    assert {row["zone"]: row["requests"] for row in rows} == {"static": 1, "edge": 5}
+    assert "u1" in done("zone", "list", "acme")
+
+
+@pytest.mark.usefixtures("acme")
+def test_a_url_is_no_identity(fails):
+    assert "write its domain alone" in fails("zone", "add", "acme", "shop", "--identity", "https://shop.test")
+
+
 @pytest.mark.parametrize(("identity", "zone"), [("-", "static"), ("-", "edge"), ("(beyond the daily bound)", "static")])
 @pytest.mark.usefixtures("acme")
 def test_what_is_nobodys_own_is_not_claimed_in_passing(done, fails, tmp_path, identity, zone):

@@ -238,6 +238,11 @@ class Catalog:
         with self._change() as connection:
             changes.add_identity(connection, account, zone, identity)
 
+    def remove_identity(self, account: str, zone: str, identity: str) -> None:
+        """Take an identity from a zone; raises `input_invalid` when it is not the zone's."""
+        with self._change() as connection:
+            changes.remove_identity(connection, account, zone, identity)
+
     def add_key(
         self,
         account: str | None,

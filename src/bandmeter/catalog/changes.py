@@ -13,7 +13,7 @@ from bandmeter.domain import errors, tenancy, usage
 from bandmeter.domain.errors import BandmeterError
 
 KEYS_PER_ACCOUNT_MAX = 10_000  # that are not revoked; a seller's customers have a handful each
-IDENTITY_TAKEN = "belongs to another zone already; an identity can have only one. Use another identity."
+IDENTITY_TAKEN = "belongs to another zone already, and can have one only: `bandmeter zone release` takes it from there."
 
 
 def need_account(connection: sa.Connection, account: str) -> None:
@@ -92,6 +92,14 @@ def set_zone_status(connection: sa.Connection, account: str, name: str, status: 
 def add_identity(connection: sa.Connection, account: str, name: str, identity: str) -> None:
     """Give an identity to a zone; nothing happens when it has it. Raises `conflict` when another zone has it."""
     _insert_identity(connection, need_zone(connection, account, name), identity)
+
+
+def remove_identity(connection: sa.Connection, account: str, name: str, identity: str) -> None:
+    """Take an identity from a zone; raises `account_unknown`, `zone_unknown`, `input_invalid` when it has another."""
+    mine = IDENTITY.c.zone == need_zone(connection, account, name)
+    if not connection.execute(IDENTITY.delete().where(mine, IDENTITY.c.identity == identity)).rowcount:
+        sentence = f"{account}/{name} has no identity {identity[:80]!r}: see `bandmeter zone list {account}`."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
 def _insert_identity(connection: sa.Connection, number: int, identity: str) -> None:

@@ -97,6 +97,8 @@ def check_identity(value: Any, path: str) -> str:
     text = check_text(value, path)
     if not text or text != text.strip() or len(text) > tenancy.IDENTITY_LENGTH_MAX:
         refuse(path, f"{text[:80]!r} is no identity: write a user name or a domain, without spaces around it.")
+    if "://" in text:
+        refuse(path, f"{text[:80]!r} is a URL, which no log has for an identity: write its domain alone.")
     return text
 
 

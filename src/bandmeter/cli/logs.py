@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,13 @@ import typer
 
 from bandmeter import service
 from bandmeter.cli import output, progress
+from bandmeter.cli import waiting as unclaimed
 from bandmeter.cli.session import Json, opened
 from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Span, format_time
+from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import SHARED, Outcomes
 from bandmeter.ingest import FileReport, Job
 from bandmeter.ingest.files.source import AGAIN
@@ -131,7 +134,7 @@ def _source_row(source: SourceState) -> dict[str, Any]:
     }
 
 
-def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
+def _unattributed_row(waiting: Unattributed, zone: Zone | None) -> dict[str, Any]:
     return {
         "identity": waiting.identity,
         "target_requests": waiting.target.requests,
@@ -139,6 +142,7 @@ def _unattributed_row(waiting: Unattributed) -> dict[str, Any]:
         "client_requests": waiting.client.requests,
         "client_bytes": waiting.client.bytes_up + waiting.client.bytes_down,
         "newest": output.time_of_ms(waiting.newest_ms),
+        "reaches": zone and f"{zone.account}/{zone.name}",
     }
 
 
@@ -172,7 +176,7 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
     with opened(context) as parts:
         rows = [_source_row(source) for source in parts.store.sources()]
         followed = _followed_rows(parts)
-        waiting = [_unattributed_row(identity) for identity in parts.store.unattributed()]
+        waiting = list(starmap(_unattributed_row, unclaimed.find(parts)))
     if as_json:
         output.print_json({"sources": rows, "followed": followed, "unattributed": waiting})
         return
@@ -186,7 +190,8 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
     if waiting:
         count = output.count(len(waiting), "identity belongs", "identities belong")
         output.say(f"\n{count} to no zone; give them to one with `bandmeter zone claim`:")
-        shown = ("identity", "target_requests", "target_bytes", "client_requests", "client_bytes", "newest")
+        shown = ["identity", "target_requests", "target_bytes", "client_requests", "client_bytes", "newest"]
+        shown += ["reaches"] * any(row["reaches"] for row in waiting[:UNATTRIBUTED_SHOWN])
         output.records(waiting[:UNATTRIBUTED_SHOWN], "unattributed", shown, as_json=False)
         for row in waiting[:UNATTRIBUTED_SHOWN]:
             if row["identity"] in SHARED:

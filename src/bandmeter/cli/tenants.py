@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from bandmeter import service
-from bandmeter.cli import output
+from bandmeter.cli import output, waiting
 from bandmeter.cli.session import Json, need_account, need_zone, opened, read_json, read_time
 from bandmeter.domain import errors, grid
 from bandmeter.domain.errors import BandmeterError
@@ -140,10 +142,20 @@ def add_zone(
 ) -> None:
     """Add a zone to an account."""
     with opened(context) as parts:
-        parts.catalog.add_zone(
+        added = parts.catalog.add_zone(
             account, name, network, product, tuple(identity or ()), side=side, now_s=service.clock_s()
         )
-    output.say(f"Zone {account}/{name} added.")
+        output.say(f"Zone {account}/{name} added.")
+        _tell_waiting(parts, {(added.account, added.name)})
+
+
+def _tell_waiting(parts: Parts, only: Collection[tuple[str, str]] | None = None) -> None:
+    """Tell of traffic that waits though there is a zone for it by now; `only` of these zones."""
+    for zone, identities in waiting.by_zone(parts).items():
+        if only is None or (zone.account, zone.name) in only:
+            count = output.count(len(identities), "identity has", "identities have")
+            command = f"`bandmeter zone claim {zone.account} {zone.name}` moves it there."
+            output.say(f"{count} traffic from before that waits for {zone.account}/{zone.name}: {command}")
 
 
 @ZONE.command("list")
@@ -190,7 +202,9 @@ def claim(
     context: typer.Context,
     account: AccountId,
     name: ZoneName,
-    identity: Annotated[str, typer.Argument(help="As `bandmeter sources` lists it.")],
+    identity: Annotated[
+        str | None, typer.Argument(help="As `bandmeter sources` lists it. None: all that reach the zone by now.")
+    ] = None,
     *,
     shared: Annotated[
         bool, typer.Option("--shared", help="Also an identity that is nobody's own, such as - of traffic without any.")
@@ -199,11 +213,40 @@ def claim(
     """Give an identity to a zone, and move the traffic that was counted under it there, for good."""
     with opened(context) as parts:
         zone = need_zone(parts, account, name)
+        if identity is None:
+            _claim_waiting(parts, zone)
+            return
         if identity in SHARED and not shared:
             _refuse_shared(parts, identity, zone)
         parts.catalog.add_identity(account, name, identity)  # first, so that nothing new arrives unattributed
         moved = parts.store.claim(identity, zone)
     output.say(f"{identity} belongs to {account}/{name}; moved {_size(moved)}.")
+    if moved == ZERO and identity not in SHARED:
+        command = f"`bandmeter zone release {account} {name} {shlex.quote(identity)}`"
+        output.say(f"Nothing waited under that name; if it is misspelt, take it back with {command}.")
+
+
+def _claim_waiting(parts: Parts, zone: Zone) -> None:
+    identities = waiting.by_zone(parts).get(zone, [])
+    for identity in identities:
+        output.say(f"{identity}: moved {_size(parts.store.claim(identity, zone))}.")
+    if not identities:
+        output.say(f"Nothing waits that would reach {zone.account}/{zone.name}.")
+
+
+@ZONE.command("release")
+def release(
+    context: typer.Context,
+    account: AccountId,
+    name: ZoneName,
+    identity: Annotated[str, typer.Argument(help="As `bandmeter zone list` shows it.")],
+) -> None:
+    """Take an identity from a zone: what comes of it from now on is not the zone's; what was counted stays there."""
+    with opened(context) as parts:
+        if identity in need_zone(parts, account, name).identities:
+            parts.store.release(identity)  # first: when it stops here, the zone has it still
+        parts.catalog.remove_identity(account, name, identity)
+    output.say(f"{identity} does not belong to {account}/{name} any more; what was counted stays.")
 
 
 def _refuse_shared(parts: Parts, identity: str, zone: Zone) -> NoReturn:
@@ -231,4 +274,5 @@ def apply(
     document = read_json(file)
     with opened(context, create=True) as parts:
         changed = parts.catalog.apply(document, service.clock_s(), service.check_plan)
-    output.say("\n".join(changed) if changed else "Nothing to change.")
+        output.say("\n".join(changed) if changed else "Nothing to change.")
+        _tell_waiting(parts)

@@ -99,8 +99,7 @@ REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than a
 class Receipt(NamedTuple):
     """What a sender is told again when it sends a batch again: `key` finds it, `body` is a digest of what was sent.
 
-    `expires_s`: when it may be forgotten, by the clock of `ingest.receipts`; None: never, and a later one of the same
-    key replaces it.
+    `expires_s`: when it may be forgotten, by the clock of `ingest.receipts`; None: when one of the same key comes.
     """
 
     key: bytes
@@ -257,6 +256,9 @@ class Store(Protocol):
     def claim(self, identity: str, zone: Zone) -> Counters:
         """Move an identity's history into a zone, in one transaction; what moved, on the zone's side."""
 
+    def release(self, identity: str) -> None:
+        """Let what comes of an identity from now on wait again; what a claim has moved stays where it is."""
+
     def number_ends(self) -> tuple[int, int] | None:
         """The lowest and the highest number that has usage: zones are above 0, identities below. Quick."""
 
@@ -287,9 +289,8 @@ class Store(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Price:
-    """A kind of price plan, as a value.
+    """A kind of price plan. `parse` checks the plan's JSON, or raises `input_invalid` naming the field.
 
-    `parse` turns the plan's JSON into a checked plan, or raises `input_invalid` naming the field.
     `cost` gives the exact cost of usage under a parsed plan; `is_summable`: costs of parts add up to the whole's.
     """
 
@@ -363,9 +364,8 @@ class Endpoint:
     schema: Mapping[str, Any]  # JSON Schema of a 200's body
     parameters: tuple[Parameter, ...] = ()
     body: Mapping[str, Any] | None = None  # JSON Schema of the small JSON body that `parse` reads; None: none is read
-    bodies: Mapping[str, Mapping[str, Any]] = dataclasses.field(
-        default_factory=dict
-    )  # that `stream` takes: media type → schema
+    # That `stream` takes: media type → schema.
+    bodies: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     stream: Callable[[Call, Any, Any], Any] | None = None  # async (call, headers, receive) → Reply, instead of the two
     method: str = "GET"
     scope: Scope = Scope.READ

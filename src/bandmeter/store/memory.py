@@ -280,6 +280,11 @@ class MemoryStore:
             self._changes[zone.number] += 1
             return moved
 
+    def release(self, identity: str) -> None:
+        with self._lock:
+            for side in (UNSIDED, SIDED):
+                self._claims.pop(self._identities.get((identity, side), 0), None)
+
     def highest_number(self) -> int:
         return max([0, *self.numbers(), *(zone for zone, changes in self._changes.items() if changes)])
 

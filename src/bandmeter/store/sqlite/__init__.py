@@ -20,7 +20,7 @@ from bandmeter.domain import errors, grid, usage
 from bandmeter.domain.contracts import Batch, Freshness, Receipt, Reject, SourceState, Unattributed
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
-from bandmeter.domain.usage import SIDED, UNSIDED, ZERO, Columns, Counters, HostRow, Measure, Selection, Side
+from bandmeter.domain.usage import ZERO, Columns, Counters, HostRow, Measure, Selection, Side
 from bandmeter.store.sqlite import checking, hosts, migrations, sums, writing
 from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
@@ -237,22 +237,11 @@ class SqliteStore:
 
     def claim(self, identity: str, zone: Zone) -> Counters:
         with self._transaction() as db:
-            moved = ZERO
-            for side in (UNSIDED, SIDED):
-                key = (identity, side)
-                number = writing.find_identity(db, key) or writing.add_identity(db, key, day=-1)
-                db.execute(
-                    "UPDATE identity SET zone = ?, zone_side = ?, zone_network = ? WHERE number = ?",
-                    [zone.number, zone.side, zone.network, number],
-                )
-                rows = writing.take_rows(db, number, side, zone)
-                zones = writing.add_rows(db, rows)
-                first = usage.ROW.index(usage.SIDE_COLUMNS[zone.side][0])
-                moved = moved.plus(Counters(*(sum(rows[:, first + i].tolist()) for i in range(len(ZERO)))))
-                for (ms,) in db.execute("DELETE FROM freshness WHERE zone = ? RETURNING newest_ms", [number]):
-                    writing.note_change(db, zones, {} if ms is None else {zone.number: ms})
-            writing.note_change(db, {zone.number}, {})  # also where nothing waited: the zone's number is in use
-            return moved
+            return writing.claim(db, identity, zone)
+
+    def release(self, identity: str) -> None:
+        with self._transaction() as db:
+            writing.release(db, identity)
 
     # ------------------------------------------------------------ reading
 

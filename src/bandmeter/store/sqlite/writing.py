@@ -10,7 +10,7 @@ import numpy as np
 from bandmeter.domain import usage
 from bandmeter.domain.contracts import REMEMBERED_SECONDS, STRETCHES_MAX, SourceState, overlaps
 from bandmeter.domain.grid import Resolution
-from bandmeter.domain.usage import DIMENSION_BITS, Outcomes, Side
+from bandmeter.domain.usage import DIMENSION_BITS, SIDED, UNSIDED, ZERO, Counters, Outcomes, Side
 from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, STATE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
@@ -227,6 +227,30 @@ def take_rows(db: sqlite3.Connection, number: int, side: str, zone: Zone) -> Any
         db.execute(f"DELETE FROM {table} WHERE zone = ?", [number])
     moved = [usage.claimed(row, side, zone.number, zone.side, zone.network) for row in taken]
     return np.array(moved, dtype=np.int64).reshape(-1, WIDTH)
+
+
+def claim(db: sqlite3.Connection, identity: str, zone: Zone) -> Counters:
+    """Give what an identity has, and what was attributed to it and is still to come, to a zone; what moved."""
+    moved = ZERO
+    for side in (UNSIDED, SIDED):
+        number = find_or_add_identity(db, (identity, side))
+        db.execute(
+            "UPDATE identity SET zone = ?, zone_side = ?, zone_network = ? WHERE number = ?",
+            [zone.number, zone.side, zone.network, number],
+        )
+        rows = take_rows(db, number, side, zone)
+        zones = add_rows(db, rows)
+        first = usage.ROW.index(usage.SIDE_COLUMNS[zone.side][0])
+        moved = moved.plus(Counters(*(sum(rows[:, first + i].tolist()) for i in range(len(ZERO)))))
+        for (ms,) in db.execute("DELETE FROM freshness WHERE zone = ? RETURNING newest_ms", [number]):
+            note_change(db, zones, {} if ms is None else {zone.number: ms})
+    note_change(db, {zone.number}, {})  # also where nothing waited: the zone's number is in use
+    return moved
+
+
+def release(db: sqlite3.Connection, identity: str) -> None:
+    """Let what is attributed to an identity from now on wait."""
+    db.execute("UPDATE identity SET zone = NULL, zone_side = NULL, zone_network = NULL WHERE identity = ?", [identity])
 
 
 @functools.lru_cache(maxsize=1_024)
