@@ -18,7 +18,7 @@ import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
-from bandmeter.cli import logs
+from bandmeter.cli import rejects
 from bandmeter.domain.contracts import POSTED, Batch, Reject, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.service import doctor, sources
@@ -910,8 +910,8 @@ def test_serve_tells_when_it_is_ready_answers_and_stops_gracefully(counted, done
 
 def test_all_rejected_lines_come_back_however_many_there_are(acme, run, done, tmp_path, monkeypatch):
     """A list has an end, and says so."""
-    monkeypatch.setattr(logs, "REJECTS_AT_ONCE", 2)
-    monkeypatch.setattr(logs, "REJECTS_LISTED_MAX", 3)
+    monkeypatch.setattr(rejects, "AT_ONCE", 2)
+    monkeypatch.setattr(rejects, "LISTED_MAX", 3)
     lines = "".join(json.dumps({"time": LINES[0][0], "identity": f"u{n}"}) + "\n" for n in range(7))
     (tmp_path / "a.jsonl").write_text(lines)
     assert run("ingest", "--format", "jsonl", tmp_path / "a.jsonl")[0] == 1
@@ -947,7 +947,7 @@ def test_a_repair_that_was_tried_too_early_counts_once_when_it_is_tried_again(ac
     assert run("ingest", "--format", "jsonl", tmp_path / "a.log")[0] == 1
     assert repair(run, tmp_path)["rejected"] == 5
     monkeypatch.setenv("BANDMETER_NOW", "2022-11-28T12:00:00Z")
-    assert [repair(run, tmp_path).get("counted") for _ in range(3)] == [5, 0, 0]
+    assert [repair(run, tmp_path).get("counted") for _ in range(3)] == [5, None, None]
     (row,) = json.loads(done("usage", "acme", "--resolution", "total", "--output", "json"))["rows"]
     assert (row["requests"], row["bytes_up"]) == (6, 110)
 

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from bandmeter import __version__
-from bandmeter.cli import keys, logs, money, output, run, tenants, upkeep, usage, verify
+from bandmeter.cli import keys, logs, money, output, rejects, run, tenants, upkeep, usage, verify
 
 APP = typer.Typer(
     no_args_is_help=True,
@@ -53,7 +53,7 @@ APP.command("serve")(run.serve)
 APP.command("usage")(usage.usage)
 APP.command("cost")(money.cost)
 APP.command("sources")(logs.sources)
-APP.command("rejects")(logs.rejects)
+APP.command("rejects")(rejects.rejects)
 APP.command("doctor")(run.doctor)
 APP.command("config")(run.show_config)
 APP.command("verify")(verify.verify)

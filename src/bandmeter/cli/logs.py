@@ -1,10 +1,7 @@
-"""`ingest`, `sources` and `rejects`: what came in."""
+"""`ingest` and `sources`: what came in."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from collections import Counter
 from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +19,9 @@ from bandmeter.domain.grid import Span, format_time
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import SHARED, Outcomes
 from bandmeter.ingest import FileReport, Job
-from bandmeter.ingest.files.source import AGAIN
-from bandmeter.ingest.posts import PATH_OF_ACCOUNT
 from bandmeter.reports.folding import gaps, newest_ms
 from bandmeter.service import sources as configured
 
-REJECTS_LISTED_MAX = 100_000  # of one source; nobody reads more, and all of them are in memory
-REJECTS_AT_ONCE = 10_000
 UNATTRIBUTED_SHOWN = 20
 GAPS_SECONDS = 7 * 86_400
 GAPS_SHOWN = 3  # the last ones; --json has all
@@ -196,79 +189,3 @@ def sources(context: typer.Context, as_json: Json = False) -> None:
         for row in waiting[:UNATTRIBUTED_SHOWN]:
             if row["identity"] in SHARED:
                 output.say(f"{row['identity']} is {SHARED[row['identity']]}.")
-
-
-def _print_lines(parts: service.Parts, known: list[SourceState], chosen: list[SourceState], asked: str | None) -> None:
-    """All of them, however many there are; of what several sources of one name rejected, each line once.
-
-    Without those that count already under the name that they have when they are ingested again; and without those that
-    accounts have posted, which may count for these accounts only, unless it is that source alone that is `asked` for.
-    """
-    again = {(source.name.partition(AGAIN)[0], *_content(source)) for source in known if AGAIN in source.name}
-    chosen = [s for s in chosen if s.outcomes.rejected and (s.name, *_content(s)) not in again]
-    foreign = [s for s in chosen if s.path.startswith(PATH_OF_ACCOUNT) and asked not in {str(s.number), s.path}]
-    by_name: dict[str, list[SourceState]] = {}
-    for source in chosen:
-        if source not in foreign:
-            by_name.setdefault(source.name, []).append(source)
-    sys.stdout.flush()
-    for sources_of_name in by_name.values():
-        printed: Counter[bytes] = Counter()  # a log that holds a line twice has it twice
-        for source in sources_of_name:
-            own: Counter[bytes] = Counter()
-            after = 0
-            while found := parts.store.rejects(source.number, REJECTS_AT_ONCE, after):
-                for reject in found:
-                    digest = hashlib.blake2b(reject.text, digest_size=12).digest()
-                    own[digest] += 1
-                    if own[digest] > printed[digest]:
-                        printed[digest] += 1
-                        sys.stdout.buffer.write(reject.text + b"\n")
-                after = found[-1].line
-    sys.stdout.buffer.flush()
-    if foreign:
-        sentence = "Lines that accounts have posted with keys of their own are left out: they may not count for others."
-        output.complain(f"{sentence} `bandmeter rejects NUMBER --lines` prints those of one.")
-
-
-def _content(source: SourceState) -> tuple[bytes, int, bytes]:
-    """What tells a source's content from others."""
-    return source.head, source.position, source.check
-
-
-def rejects(
-    context: typer.Context,
-    source: Annotated[str | None, typer.Argument(help="A source's number or name; all, when not given.")] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Only the lines as they came, to be mended and sent.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List the records that could not be read, with line, byte, field and reason."""
-    with opened(context) as parts:
-        known = parts.store.sources()
-        chosen = [s for s in known if source is None or source in {str(s.number), s.name, s.path}]
-        if source is not None and not chosen:
-            sentence = f"There is no source {source[:80]!r}: take its number from `bandmeter sources`."
-            raise BandmeterError(errors.INPUT_INVALID, sentence)
-        if lines:
-            _print_lines(parts, known, chosen, source)
-            return
-        found = [(s, reject) for s in chosen for reject in parts.store.rejects(s.number, REJECTS_LISTED_MAX)]
-    for s in chosen:
-        if s.outcomes.rejected > REJECTS_LISTED_MAX:
-            sentence = f"the first {REJECTS_LISTED_MAX:,} of {s.outcomes.rejected:,} rejects are listed"
-            output.complain(f"Source {s.number} ({s.path}): {sentence}; --lines prints all.")
-    rows = [
-        {
-            "source": s.number,
-            "path": s.path,
-            "line": reject.line,
-            "byte": reject.byte,
-            "field": reject.field,
-            "reason": reject.reason,
-            "detail": reject.detail,
-            "text": reject.text.decode(errors="backslashreplace"),
-        }
-        for s, reject in found
-    ]
-    columns = ("source", "path", "line", "byte", "field", "reason", "detail")
-    output.records(rows, "rejects", columns, as_json=as_json)

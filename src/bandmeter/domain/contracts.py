@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
@@ -139,6 +139,7 @@ class Batch(NamedTuple):
     considered: int = 0
     receipts: Sequence[Receipt] = ()
     hosts: Hosts = NO_HOSTS
+    retried: Sequence[int] = ()  # lines of the source's rejects that it counts; they must be there, and are taken out
 
 
 class Unattributed(NamedTuple):
@@ -245,10 +246,10 @@ class Store(Protocol):
         """A source's rejects in order of line, at most `limit`, of the lines after one."""
 
     def count_rejects(self, source: int, lines: int) -> int:
-        """How many of a source's first so many lines were rejected."""
+        """How many of a source's first so many lines are kept as rejects."""
 
-    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
-        """Whether sources of that name keep rejects with each of these texts, of which there are any."""
+    def sources_with_rejects(self, name: str) -> list[SourceState]:
+        """The sources of that name of which rejects are kept."""
 
     def unattributed(self) -> list[Unattributed]:
         """What waits to be claimed, most bytes first."""
@@ -329,8 +330,7 @@ EVERY_ACCOUNT = Account("")  # for whom an operator's key asks, where an endpoin
 class Call(NamedTuple):
     """One authenticated request, without HTTP: who asks, with what, and when.
 
-    `limit` None: the key has none, or nobody can count now. `accept`: the Accept header, where an endpoint has several
-    media types. `key`: the key that was sent.
+    `limit` None: the key has none, or nobody can count now. `accept`: the Accept header. `key`: the key that was sent.
     """
 
     account: Account

@@ -35,7 +35,7 @@ from bandmeter.domain.usage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bandmeter.domain.tenancy import Zone
 
@@ -81,6 +81,8 @@ class MemoryStore:
                 before = self._sources.get(batch.before.number)
                 if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
                     return []
+                if not set(batch.retried) <= {reject.line for reject in self._rejects[batch.before.number]}:
+                    return []
             self._add_hosts(batches)
             for owner in {self._owner(zone) for batch in batches for zone in (*batch.newest_ms, *batch.rows[::WIDTH])}:
                 self._changes[owner] += 1
@@ -97,7 +99,8 @@ class MemoryStore:
             outcomes=outcomes,
             committed_ms=batch.committed_ms,
         )
-        self._rejects[number].extend(batch.rejects)
+        kept = [reject for reject in self._rejects[number] if reject.line not in batch.retried]
+        self._rejects[number] = [*kept, *batch.rejects]
         for start in range(0, len(batch.rows), WIDTH):
             self._add(tuple(batch.rows[start : start + WIDTH]))
         for zone, newest_ms in batch.newest_ms.items():
@@ -244,11 +247,8 @@ class MemoryStore:
     def count_rejects(self, source: int, lines: int) -> int:
         return sum(reject.line <= lines for reject in self._rejects[source])
 
-    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
-        numbers = [number for number, source in self._sources.items() if source.name == name]
-        kept = {reject.text for number in numbers for reject in self._rejects[number]}
-        wanted = set(texts)
-        return bool(wanted) and wanted <= kept
+    def sources_with_rejects(self, name: str) -> list[SourceState]:
+        return [source for number, source in self._sources.items() if source.name == name and self._rejects[number]]
 
     def unattributed(self) -> list[Unattributed]:
         waiting = []

@@ -5,6 +5,7 @@ Law 2: received = counted + duplicate + no_target + unattributed + rejected. Alw
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import errors
@@ -94,21 +95,6 @@ class FileRun:
         self.state = self.state._replace(path=path)
         self._before = self._before._replace(path=path)
 
-    def begin_again(self, times: int) -> None:
-        """Count the file under a name of its own: its lines were rejected where they stood before, so many times.
-
-        Under the same name its growth could not be told from an older copy of that log.
-        """
-        name = self.job.source_name + source.AGAIN + (f" {times}" if times > 1 else "")
-        self.found = source.find(self._tools.store, name, self.job.format.name, self._path)
-        self.state = self._before = self.found.state._replace(path=self._shown_path)
-        self.notes = [source.REJECTED]
-
-    def begin_as(self, found: source.Found) -> None:
-        """Count the file as this one."""
-        self.found = found
-        self.state = self._before = found.state._replace(path=self._shown_path)
-
     def lines(self, path: str) -> Iterator[bytes]:
         """The content's lines, without a header line and blank ones; up to the first that is too long for any."""
         has_header = self.job.format.has_header and not self.job.columns
@@ -121,6 +107,25 @@ class FileRun:
                 if len(rest) > clean.LINE_BYTES_MAX:
                     yield rest
                     return
+
+    def repeat(self, lines: int, considered: int) -> Batch:
+        """What to remember of a new file whose lines, so many, were rejected before: all of them are duplicates."""
+        position, tail, rest = 0, b"", b""
+        with source.opened(self._path) as content:
+            while chunk := content.read(source.CHECK_BYTES * 16):
+                whole, newline, rest = (rest + chunk).rpartition(b"\n")
+                tail = (tail + whole + newline)[-source.CHECK_BYTES :]
+                position += len(whole + newline)
+        before = source.new(self.state.name + source.REPEATS, self.state.format, self._shown_path)
+        after = before._replace(
+            columns=self.state.columns,
+            head=self.found.head[:position],
+            position=position,
+            check=source.check_of(tail),
+            lines=lines,
+            outcomes=Outcomes(lines, duplicate=lines),
+        )
+        return Batch(before, after, array("q"), {}, (), self._tools.clock_ms(), considered)
 
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""

@@ -12,20 +12,20 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from bandmeter.domain import errors
+from bandmeter.domain.contracts import POSTED
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest.batch.job import FileReport
 from bandmeter.ingest.files import source
 from bandmeter.ingest.files.commit import Committer, Moved
 from bandmeter.ingest.files.file import FileRun
+from bandmeter.ingest.files.retry import Retry, match, repeated
 
 if TYPE_CHECKING:
-    from bandmeter.domain.contracts import Batch
     from bandmeter.ingest.batch.decode import Decoder
     from bandmeter.ingest.batch.job import Job, Progress
     from bandmeter.ingest.batch.tools import Tools
 
-AGAINS_MAX = 100  # times that lines are ingested again because they were rejected before
 MOVES_MAX = 100  # times in a row that another process was faster
 READ_BYTES = 1 << 20
 REJECTS_MAX = 100_000  # of a source that are looked at: some 300 bytes each
@@ -46,11 +46,11 @@ class Pipeline:
             earlier, in_vain = Outcomes(), 0  # earlier: what this run has counted before another process moved it on
             while in_vain < MOVES_MAX:
                 run = FileRun(self._tools, real_path, path, job)
-                if run.found.is_shorter:
-                    if is_older_copy(self._tools, run, real_path):
-                        return self._note_older_copy(run, real_path, job)
-                elif run.state.outcomes.is_all_rejected:
-                    count_rejected_again(self._tools, run, real_path)
+                report = self._retry(run, real_path, job)
+                if report:
+                    return report
+                if run.found.is_shorter and is_older_copy(self._tools, run, real_path):
+                    return self._note_older_copy(run, real_path, job)
                 committer, report = self._ingest(run, earlier, progress)
                 if report:
                     return report
@@ -81,9 +81,44 @@ class Pipeline:
         outcomes = committer.done.plus(Outcomes(received=seen, duplicate=seen)).plus(earlier)
         return committer, _report(run, committer.number, outcomes)
 
+    def _retry(self, run: FileRun, real_path: str, job: Job) -> FileReport | None:
+        """Count the rejects that a file repeats, where they are kept; None for a file that holds anything else.
+
+        Such a file is remembered, under a name of its own, so that none of it counts when it comes once more.
+        """
+        is_known = run.state.number > 0 and not run.found.is_shorter
+        if is_known and not run.state.outcomes.is_all_rejected:
+            return None
+        kept = [s for s in self._store.sources_with_rejects(job.source_name) if s.format == job.format.name]
+        kept = [s for s in kept if not s.head.startswith(POSTED)]
+        repeat = source.find(self._store, run.state.name + source.REPEATS, job.format.name, real_path)
+        is_repeat = repeat.state.number > 0
+        if not (kept or is_repeat):
+            return None
+        run.name_columns()
+        wanted = match(self._store, kept, run.lines(real_path), are_all=not is_repeat)
+        lines = wanted.total()
+        if not lines or (is_repeat and lines != repeat.state.lines):
+            return None
+        total, mend, again = Outcomes(), repeated(wanted), Retry(self._tools, job, job.caller)
+        beside = None if is_known or is_repeat else run.repeat(lines, repeat.considered)
+        for state in kept:
+            outcomes = again.count(state, mend, beside)
+            beside = beside if outcomes.received == outcomes.rejected else None
+            total = total.plus(outcomes)
+        is_counted = total.received > total.rejected
+        if is_counted or total.received:
+            run.notes = [source.REJECTED if is_counted else source.STILL_REJECTED]
+        if is_known or is_repeat:
+            total = total if is_counted else Outcomes()
+            self._store.note_duplicates(run.state.number if is_known else repeat.state.number, lines - total.received)
+        number = run.state.number if is_known else kept[0].number if kept else repeat.state.number
+        seen = lines - total.received
+        return _report(run, number, total.plus(Outcomes(seen, duplicate=seen)))
+
     def _name_now(self, number: int, job: Job) -> str:
         """What the source is called by now: when another process has taken it over, this one must not count it anew."""
-        return next((source.plain(s.name) for s in self._store.sources() if s.number == number), job.source_name)
+        return next((s.name for s in self._store.sources() if s.number == number), job.source_name)
 
     def _note_older_copy(self, run: FileRun, real_path: str, job: Job) -> FileReport:
         run.notes = [source.OLDER_COPY]
@@ -102,49 +137,12 @@ def count_lines(path: str) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: content.read(READ_BYTES), b""))
 
 
-def count_rejected_again(tools: Tools, run: FileRun, real_path: str) -> bool:
-    """Whether a file has nothing but lines that are kept as rejects, some of which count now.
-
-    It then has a name of its own, under which none of it was rejected, so that it counts once.
-    """
-    known, notes, times = run.found, run.notes, 0
-    while times < AGAINS_MAX and tools.store.are_rejects(run.state.name, run.lines(real_path)):
-        times += 1
-        run.begin_again(times)
-        if not run.state.number:
-            break
-    if times and (run.state.number or _counts_any(tools, run, real_path)):
-        return True
-    if times:
-        run.begin_as(known)
-        run.notes = [*notes, source.STILL_REJECTED]
-    return False
-
-
-def _counts_any(tools: Tools, run: FileRun, real_path: str) -> bool:
-    """Whether a record of a new file would be anything but rejected. Nothing is stored."""
-    accepted = []
-
-    def look(batch: Batch) -> None:
-        outcomes = batch.after.outcomes
-        accepted.append(outcomes.received - outcomes.rejected)
-
-    probe = FileRun(tools, real_path, run.state.path, run.job)
-    probe.begin_as(run.found)
-    with contextlib.closing(probe):
-        probe.open()
-        probe.count(look, lambda *_: not any(accepted))
-    return any(accepted)
-
-
 def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
     """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file.
 
     So does one of whose lines none was counted: rejected lines that stood at a log's beginning, ingested again.
     """
     run.name_columns()
-    if count_rejected_again(tools, run, real_path):
-        return run.found.is_shorter
     decoder = run.decoder(tools.scratch.size)
     counted_ms = _newest_known_ms(tools, run, decoder)
     with source.opened(real_path) as content:

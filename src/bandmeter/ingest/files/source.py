@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
 CHECK_BYTES = 4_096  # just before the position
 STDIN = "-"
-AGAIN = " again"  # what a source's name has behind it when its rejects are ingested once more
+REPEATS = (
+    " (rejects)"  # behind its source's name, that of a file of nothing but rejects, which count where they are kept
+)
 _READ_BYTES = 1 << 20
 # Of every format: a file may be given with the wrong one.
 _SECRETS = [re.compile(log_format.secret.encode()) for log_format in FORMATS.values() if log_format.secret]
@@ -189,7 +191,7 @@ def _is_pipe(path: str) -> bool:
 
 
 REPLACED = "it was truncated or replaced: counted as a new file"
-REJECTED = "its lines were rejected when they came before: read again, under a name of its own"
+REJECTED = "its lines were rejected when they came before: counted where they are kept"
 STILL_REJECTED = "its lines were rejected when they came before, and would be again: `bandmeter rejects` says why"
 WAITING = "the last line has no newline yet: it waits"
 BOTH_TWICE = "what both have is counted twice. Keep copies where no source looks"
@@ -226,7 +228,7 @@ def find(store: Store, name: str, log_format: str, path: str, others: Collection
         if not head:
             return Found(fresh, 0)
         known = store.find_sources(name, head)
-        nobodys = [] if others is None else _nobodys(store, name, head, others)
+        nobodys = [] if others is None else _nobodys(store, head, others)
         considered = max((state.number for state in known), default=0)
         fits = other = longer = None
         for state in sorted(known, key=lambda s: s.position):
@@ -242,25 +244,19 @@ def find(store: Store, name: str, log_format: str, path: str, others: Collection
         return Found(fits, considered, head=head)
     if other:
         note = TAKEN_OVER.format(other.name)
-        again = other.name.removeprefix(plain(other.name))
-        return Found(other._replace(name=name + again), considered, note, head=head, is_taken_over=True)
+        return Found(other._replace(name=name), considered, note, head=head, is_taken_over=True)
     if longer:
         return Found(longer, considered, is_shorter=True, head=head)
     return Found(fresh, considered, replaced(name, head, known) if known else "", head=head)
 
 
-def _nobodys(store: Store, name: str, head: bytes, others: Collection[str]) -> list[SourceState]:
+def _nobodys(store: Store, head: bytes, others: Collection[str]) -> list[SourceState]:
     """Sources whose heads the content begins with, and whose name nobody has; the furthest last.
 
     Without those that were rejected as a whole: they were read in a wrong way.
     """
-    found = [s for s in store.sources_of_head(head) if plain(s.name) not in others and s.name != name]
+    found = [s for s in store.sources_of_head(head) if s.name not in others and not s.name.endswith(REPEATS)]
     return sorted((s for s in found if not s.outcomes.is_all_rejected), key=lambda s: s.position)
-
-
-def plain(name: str) -> str:
-    """The name of the source whose rejects were ingested again under `name`; else that."""
-    return name.partition(AGAIN)[0]
 
 
 def replaced(name: str, head: bytes, known: Sequence[SourceState]) -> str:

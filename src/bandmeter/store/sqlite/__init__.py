@@ -9,7 +9,6 @@ Law 5: the three resolutions always agree, because one function here derives hou
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from bandmeter.store.sqlite.hosts import HostTable
 from bandmeter.store.sqlite.schema import SOURCE_COLUMNS, TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from bandmeter.domain.tenancy import Zone
@@ -73,10 +72,6 @@ _SERIES = {
     for measure in Measure
     for is_filtered in (False, True)
 }
-
-
-def _digest(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 class _Availability:
@@ -321,19 +316,11 @@ class SqliteStore:
         with _AVAILABLE:
             return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
 
-    def are_rejects(self, name: str, texts: Iterable[bytes]) -> bool:
-        kept = "FROM reject JOIN source ON source = number WHERE name = ?"
-        wanted = set()
+    def sources_with_rejects(self, name: str) -> list[SourceState]:
+        kept = "EXISTS (SELECT 1 FROM reject WHERE source = number)"
+        statement = f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND {kept} ORDER BY number"
         with _AVAILABLE:
-            (most,) = self._reader.execute(f"SELECT count(*) {kept}", [name]).fetchone()
-            for text in texts:
-                wanted.add(_digest(text))
-                if len(wanted) > most:
-                    return False
-            is_any = bool(wanted)
-            for (text,) in self._reader.execute(f"SELECT text {kept}", [name]):
-                wanted.discard(_digest(text))
-        return is_any and not wanted
+            return list(map(writing.to_source, self._reader.execute(statement, [name])))
 
     def unattributed(self) -> list[Unattributed]:
         columns = ", ".join(map(sums.halves, usage.ROW_COUNTERS))

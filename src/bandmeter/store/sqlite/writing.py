@@ -60,7 +60,7 @@ def find_sources_of_head(db: sqlite3.Connection, head: bytes) -> list[SourceStat
 
 
 class StaleError(Exception):
-    """A source no longer stands where its batch begins."""
+    """A source no longer stands where its batch begins, or keeps no more what that counts."""
 
 
 def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) -> list[int]:
@@ -74,6 +74,8 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
         if batch.rejects:
             rejects = ((number, *reject) for reject in batch.rejects)
             db.executemany("INSERT INTO reject VALUES (?, ?, ?, ?, ?, ?, ?)", rejects)
+        if batch.retried:
+            _take_out(db, number, batch.retried)
         if batch.receipts:
             _keep_receipts(db, batch.receipts)
     rows, newest_ms = _redirect_claimed(db, batches)
@@ -81,6 +83,12 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
     hosts.add(db, [batch.hosts for batch in batches])
     db.execute("UPDATE state SET committed_ms = ?", [batches[-1].committed_ms])
     return numbers
+
+
+def _take_out(db: sqlite3.Connection, source: int, lines: Sequence[int]) -> None:
+    found = db.executemany("DELETE FROM reject WHERE source = ? AND line = ?", [(source, line) for line in lines])
+    if found.rowcount != len(lines):
+        raise StaleError  # another process has counted one of them
 
 
 def _keep_receipts(db: sqlite3.Connection, receipts: Sequence[Receipt]) -> None:
