@@ -125,7 +125,10 @@ def test_the_pages_have_examples():
         e.command for path in PAGES for language, text in blocks(path) for e in examples(text) if language == "console"
     ]
     assert len(found) > 30
-    assert all(re.match(r"bandmeter |curl |sed |printf .* > |(printf|gzip) .*\| (bandmeter|curl) ", command) for command in found)
+    assert all(
+        re.match(r"bandmeter |curl |sed |printf .* > |(printf|gzip) .*\| (bandmeter|curl) ", command)
+        for command in found
+    )
     for path in ("/zone/bw", "/customer/bw", "/zone/cost"):
         assert [command for command in found if command.startswith("curl") and path in command]
 

@@ -32,6 +32,7 @@ TRIES_MAX = 2_000  # of something that takes a few hundredths of a second
 def catalog(tmp_path):
     data = tmp_path / "data"
     data.mkdir(mode=0o700)
+    (data / "usage.db").touch()
     (data / "bandmeter.toml").write_text(f"[limits]\nnative = {LIMIT}\n")
     made = Catalog.open(f"sqlite:///{data}/catalog.db")
     made.add_account(Account("acme"))

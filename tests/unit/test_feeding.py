@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import types
+from multiprocessing import connection
 
 import pytest
 import structlog
@@ -127,3 +130,14 @@ def test_a_fault_goes_away_by_itself(monkeypatch):
         pass  # until it is not asked any more
     assert counter.fault == ""
     counter.stop()
+
+
+def test_a_worker_that_another_thread_has_waited_for_is_not_taken_for_one_that_runs():
+    """It would be told of as killed, after it had stopped as it should."""
+    worker = types.SimpleNamespace(inner=multiprocessing.get_context("spawn").Process(target=sys.exit))
+    worker.inner.start()
+    assert feeding.is_alive(worker)
+    connection.wait([worker.inner.sentinel])
+    os.waitpid(worker.inner.pid, 0)
+    assert worker.inner.is_alive()  # which is why it is asked in another way
+    assert not feeding.is_alive(worker)

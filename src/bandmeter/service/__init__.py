@@ -239,6 +239,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
     from granian import Granian  # noqa: PLC0415
     from granian.constants import Interfaces  # noqa: PLC0415
     from granian.log import LogLevels  # noqa: PLC0415
+    from granian.server.mp import WorkerProcess  # noqa: PLC0415
 
     from bandmeter import telemetry  # noqa: PLC0415
     from bandmeter.service import feeding, sources  # noqa: PLC0415
@@ -266,6 +267,7 @@ def serve(config: Config, when_ready: Callable[[str], None]) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=STOP_SECONDS,
     )
+    WorkerProcess.is_alive = feeding.is_alive  # type: ignore[method-assign]
     os.register_at_fork(after_in_child=feeding.end_when_told)  # until a worker can finish what it answers
     threading.Thread(target=_announce, args=(config.server, when_ready), daemon=True).start()
     try:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
-import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -173,6 +173,15 @@ def end_when_told() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def is_alive(worker: Any) -> bool:
+    """Whether a worker's process runs, by the end of its pipe.
+
+    Asked by its id, as multiprocessing does it, it seems to run for a moment after another thread has waited for it:
+    now and then, a worker that had stopped as it should was told of as killed.
+    """
+    return not connection.wait([worker.inner.sentinel], 0)
+
+
 def end_with_parent() -> None:
     """Have the kernel end this process when the one that started it has gone, however it went; on Linux.
 
@@ -181,7 +190,7 @@ def end_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
+        parent = parent_process()
         if parent and parent.pid != os.getppid():  # it went before that was said
             os.kill(os.getpid(), signal.SIGKILL)
 
