@@ -35,6 +35,16 @@ def day(text: str) -> int:
     return int(dt.datetime.fromisoformat(f"{text}T00:00Z").timestamp())
 
 
+def test_costs_reach_as_far_as_the_bandwidth():
+    """A record may be stamped some minutes ahead, in tomorrow and in the month that begins with it: in both, or none."""
+    for now in ("2026-01-15T12:00:00Z", "2026-01-31T23:59:00Z"):
+        bandwidth, cost = (question(path, now=now, zone="z") for path in ("/zone/bw", "/zone/cost"))
+        assert max(span.end for span in cost.spans) == bandwidth.span.end
+        assert {
+            span.end for span in question("/zone/cost", now=now, zone="z", from_="2026-01-01", to="2027-01-01").spans
+        } == {day("2027-01-01")}
+
+
 # ---------------------------------------------------------------- dates
 
 

@@ -47,7 +47,12 @@ def _buckets(call: Call) -> dict[str, Span]:
 
 def _parse_cost(call: Call) -> CostQuestion:
     zone = read_zone(call)
-    return CostQuestion(call.account.id, tuple(_buckets(call).values()), (zone,))
+    spans = tuple(_buckets(call).values())
+    if not {"from", "to"} & call.parameters.keys():
+        # To the end of today, as in /zone/bw: a record may be stamped ten minutes ahead.
+        tomorrow = today_of(call) + DAY
+        spans = tuple(Span(span.start, min(span.end, tomorrow)) for span in spans)
+    return CostQuestion(call.account.id, spans, (zone,))
 
 
 def _render_cost(call: Call, _question: object, answer: CostAnswer) -> Reply:

@@ -35,9 +35,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
 CHECK_BYTES = 4_096  # just before the position
 STDIN = "-"
-REPEATS = (
-    " (rejects)"  # behind its source's name, that of a file of nothing but rejects, which count where they are kept
-)
+# Behind a source's name, that of a file of nothing but its rejects, which count where they are kept.
+REPEATS = " (rejects)"
 _READ_BYTES = 1 << 20
 # Of every format: a file may be given with the wrong one.
 _SECRETS = [re.compile(log_format.secret.encode()) for log_format in FORMATS.values() if log_format.secret]
