@@ -145,7 +145,9 @@ class Twins:
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)
                 self.do("sources_of_head", head)
+            self.do("cover", {state.name: 1_000 * state.number}, 5)
             self.do("note_path", state.number, f"taken {state.number}", "seen.log")
+            self.do("coverage", 0, 10**9)
             self.do("find_sources", state.name, state.head)
             self.do("find_sources", f"taken {state.number}", state.head)
             self.do("note_path", state.number, state.name, state.path)

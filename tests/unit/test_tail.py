@@ -288,6 +288,7 @@ def test_a_source_that_is_renamed_goes_on_with_its_logs(make, capsys):
     before.write("a.log.1", *range(100))
     before.write("a.log", 100)
     before.go_on()
+    before.store.cover({"old": NOW_MS}, 5)
     after = make(("new", "*.log*", None), ("other", "other", None))
     after.store = after.tools.store = before.store
     after.tail._sources = [
@@ -295,6 +296,7 @@ def test_a_source_that_is_renamed_goes_on_with_its_logs(make, capsys):
     ]
     after.go_on()
     assert [state.name for state in after.store.sources()] == ["new", "new"]
+    assert after.store.coverage(0, NOW_MS + 1) == {"new": [(NOW_MS, NOW_MS)]}  # so that the time between is a gap
     after.write("a.log", 101)
     after.go_on()
     assert (after.total, after.problem("new")) == (sum(range(102)), "")

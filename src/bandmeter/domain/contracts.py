@@ -208,7 +208,7 @@ class Store(Protocol):
         """Add lines that were seen again and not counted to a source's outcomes."""
 
     def note_path(self, source: int, name: str, path: str) -> None:
-        """Note where a source's content was seen, and under which name, of which nothing new was counted."""
+        """Note where a source's content was seen, and what it is called; the last of a name takes its coverage."""
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         """The numbers of unattributed (identity, side); beyond the bound of new ones in `day` they share one."""

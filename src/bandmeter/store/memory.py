@@ -187,7 +187,11 @@ class MemoryStore:
 
     def note_path(self, source: int, name: str, path: str) -> None:
         with self._lock:
+            before = self._sources[source].name
             self._sources[source] = self._sources[source]._replace(name=name, path=path)
+            if before not in {state.name for state in self._sources.values()}:
+                moved = dict(self._covered[name]) | dict(self._covered.pop(before, []))
+                self._covered[name] = sorted(moved.items())
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._lock:

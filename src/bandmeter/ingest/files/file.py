@@ -40,7 +40,8 @@ SHAPE_REASONS = frozenset({"not_json", "torn_line", "corrupt", "bad_time"})
 class FileRun:
     """A file that is being read. `real_path` is what is opened, `shown_path` what people know it by.
 
-    Making one looks up how far the content was counted; raises `input_invalid` when it cannot be read.
+    Making one looks up how far the content was counted, and calls it by the job's name; raises `input_invalid` when it
+    cannot be read.
     """
 
     def __init__(self, tools: Tools, real_path: str, shown_path: str, job: Job) -> None:
@@ -49,6 +50,8 @@ class FileRun:
         self._tools, self._path, self._shown_path = tools, real_path, shown_path
         self.found = source.find(tools.store, job.source_name, job.format.name, real_path, job.other_names)
         self.state = self.found.state._replace(path=shown_path)
+        if self.found.is_taken_over:
+            tools.store.note_path(self.state.number, self.state.name, self.state.path)
         self.notes = [self.found.note] if self.found.note else []
         is_new = not (self.state.number or self.notes or shown_path == source.STDIN)
         if is_new and tools.store.has_path(job.source_name, shown_path):

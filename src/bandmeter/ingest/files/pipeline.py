@@ -75,8 +75,7 @@ class Pipeline:
             return committer, None
         if seen:
             self._store.note_duplicates(first.number, seen)
-        seen_as = source.STDIN, run.found.state.path
-        if first.number and (first.path not in seen_as or run.found.is_taken_over):
+        if first.number and run.found.state.path != first.path != source.STDIN:
             self._store.note_path(first.number, first.name, first.path)
         outcomes = committer.done.plus(Outcomes(received=seen, duplicate=seen)).plus(earlier)
         return committer, _report(run, committer.number, outcomes)

@@ -205,7 +205,6 @@ class _Follower:
         self._direct = Direct(self._tools.store, run.state.number)
         self._run, self._name, self._stored_path = run, run.state.name, run.found.state.path
         if run.found.is_taken_over:
-            self._stored_path = ""
             _log.info(run.found.note, source=self._name, path=self._shown_path)
         return run
 

@@ -217,7 +217,7 @@ class SqliteStore:
 
     def note_path(self, source: int, name: str, path: str) -> None:
         with self._transaction() as db:
-            db.execute("UPDATE source SET name = ?, path = ? WHERE number = ?", [name, path, source])
+            writing.note_path(db, source, name, path)
 
     def number_identities(self, wanted: Sequence[tuple[str, str]], day: int) -> dict[tuple[str, str], int]:
         with self._transaction() as db:

@@ -206,6 +206,14 @@ def cover(db: sqlite3.Connection, name: str, ms: int, gap_ms: int) -> None:
     )
 
 
+def note_path(db: sqlite3.Connection, source: int, name: str, path: str) -> None:
+    """Call a source so, and say that it was seen there; when none has its old name any more, nor has its coverage."""
+    (before,) = db.execute("SELECT name FROM source WHERE number = ?", [source]).fetchone()
+    db.execute("UPDATE source SET name = ?, path = ? WHERE number = ?", [name, path, source])
+    if not db.execute("SELECT 1 FROM source WHERE name = ? LIMIT 1", [before]).fetchone():
+        db.execute("UPDATE OR REPLACE coverage SET source = ? WHERE source = ?", [name, before])
+
+
 def find_identity(db: sqlite3.Connection, key: tuple[str, str]) -> int | None:
     """The number of an unattributed (identity, side), None when it is new."""
     row = db.execute("SELECT number FROM identity WHERE identity = ? AND side = ?", key).fetchone()
