@@ -189,6 +189,14 @@ def test_mended_lines_take_the_place_of_what_was_kept(command, tmp_path):
     assert (total["received"], total["counted"], total["rejected"]) == (3, 2, 1)
     assert usage(command) == {"res": (6, 16 + 70 + 70)}
     assert command("rejects", "--lines").stdout == lines[6] + lines[8]
+    told = command("verify").stdout.decode()  # which reads the log, and what was mended in it
+    assert "1 log recounted" in told
+    assert "✓ No difference." in told
+    mended.write_bytes(lines[6].replace(b"-6", b"6") + lines[8].replace(b"-8", b"8"))
+    command("rejects", "1", "--mend", mended)
+    assert command("rejects", "1", "--mend", mended).stdout == b"No rejects are kept.\n"
+    assert usage(command) == {"res": (8, 16 + 70 + 70 + 14)}
+    assert "✓ No difference." in command("verify").stdout.decode()
 
 
 def test_as_many_lines_as_are_kept(command, tmp_path):
@@ -278,6 +286,32 @@ def test_a_log_is_whole_for_verify_when_its_rejects_have_counted(command, tmp_pa
     told = command("verify").stdout.decode()
     assert "30 records recounted" in told
     assert "✓ No difference." in told
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("squid", "jsonl"), ("squid", "tsv"), ("tsv", "jsonl")])
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_log_that_was_given_in_a_wrong_format(meter, tmp_path, wrong, right, grows):
+    """Too short for that to be told at once: nothing was counted, so in the right one all of it is; once."""
+    log = tmp_path / "a.log"
+    header = "time\taccount\tzone\tbytes_up\tbytes_down\n" if right == "tsv" else ""
+    records = [json.loads(line("res", n)) for n in range(1, 8)]
+    rows = ["\t".join(map(str, record.values())) + "\n" if header else json.dumps(record) + "\n" for record in records]
+    log.write_text(header + "".join(rows[:6]))
+    columns = ("time", "identity", "bytes_up", "bytes_down") if wrong == "tsv" else ()
+    assert meter.feed(log, wrong, columns=columns).outcomes.counted == 0
+    if grows:
+        log.write_text(header + "".join(rows))
+    for _ in range(2):
+        meter.feed(log, right)
+        for state in meter.store.sources():
+            if meter.store.rejects(state.number, 9):
+                tools = Tools(meter.store, lambda: list(meter.zones), lambda: meter.now_ms, meter.folder, 1 << 20)
+                names = tuple(header.split()) if header else ()
+                retry.Retry(tools, Job(FORMATS[state.format], columns=names)).count(state)
+                tools.close()
+    total = meter.total(meter.zones[0])
+    assert (total.requests, total.bytes_up) == ((7, 28) if grows else (6, 21))
+    assert [state.format for state in meter.store.sources()] == [right]
 
 
 def test_what_excludes_each_other_is_refused(command):

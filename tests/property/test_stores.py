@@ -103,9 +103,10 @@ class Twins:
         batch = self.batch(source, rows, 0)
         counted = Outcomes(counted=len(lines), rejected=-len(lines))
         batch = batch._replace(after=state._replace(outcomes=state.outcomes.plus(counted)), rejects=[])
-        assert self.do("write", batch._replace(retried=[*lines, 10**9])) == 0
-        assert self.do("write", batch._replace(retried=lines)) == state.number
-        assert not lines or self.do("write", batch._replace(retried=lines)) == 0
+        retried = {line: b"mended" if n else None for n, line in enumerate(lines)}
+        assert self.do("write", batch._replace(retried=retried | {10**9: None})) == 0
+        assert self.do("write", batch._replace(retried=retried)) == state.number
+        assert not lines or self.do("write", batch._replace(retried=retried)) == 0
         (self.states[source],) = [s for s in self.both[0].sources() if s.number == state.number]
 
     def step(self, name, *rest):
@@ -141,6 +142,15 @@ class Twins:
             self.do("rejects", state.number, 2)
             self.do("rejects", state.number, 2, 1)
             self.do("sources_with_rejects", state.name)
+            for store in self.both:
+                assert [r.text for r in store.rejects(state.number, 9, are_mended=True)] in (
+                    [],
+                    [b"mended"],
+                    [b"mended"] * 2,
+                )
+            assert self.both[0].rejects(state.number, 9, are_mended=True) == self.both[1].rejects(
+                state.number, 9, are_mended=True
+            )
             self.do("count_rejects", state.number, 2)
             for head in (state.head, state.head[:20], state.head + b"more", b"other"):
                 self.do("find_sources", state.name, head)

@@ -65,6 +65,14 @@ def fill(store):
     third = other._replace(name="post", head=b"post")
     batch = Batch(third, third._replace(position=1), array("q"), {}, [], START * 1000 + 2)
     store.write(batch._replace(receipts=receipts, hosts=hosts))
+    # Since schema 3:
+    fourth = other._replace(name="mended", head=b"mended")
+    after = fourth._replace(position=2, outcomes=Outcomes(2, rejected=2))
+    rejects = [Reject(line, line, "time", "bad_value", "no time", b"wrong") for line in (1, 2)]
+    number = store.write(Batch(fourth, after, array("q"), {}, rejects, START * 1000 + 2))
+    after = after._replace(number=number)
+    mended = after._replace(outcomes=Outcomes(2, unattributed=1, rejected=1))
+    store.write(Batch(after, mended, array("q"), {}, [], START * 1000 + 2, retried={1: b"right"}))
     for ms in (START * 1000, START * 1000 + 50, START * 1000 + 5_000):
         store.cover({"squid-1": ms}, gap_ms=1_000)
 

@@ -84,6 +84,9 @@ def is_whole(store):
     hosts = store.read_hosts([1, 2], Side.CLIENT, EVER, 9)
     assert hosts == ({2: [HostRow(START, "example.org", 2, 2, 30, 40)]} if since_2 else {})
     assert (store.receipt(b"for ever") is not None) == bool(since_2)
+    for number in [s.number for s in since_2 if s.name == "mended"]:
+        assert [reject.line for reject in store.rejects(number, 9)] == [2]
+        assert [(r.line, r.text) for r in store.rejects(number, 9, are_mended=True)] == [(1, b"right")]
     return True
 
 

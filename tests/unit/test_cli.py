@@ -18,7 +18,7 @@ import pytest
 
 from bandmeter import cli, config, service
 from bandmeter.catalog import Catalog
-from bandmeter.cli import rejects
+from bandmeter.cli import output, rejects
 from bandmeter.domain.contracts import POSTED, Batch, Reject, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.service import doctor, sources
@@ -521,7 +521,7 @@ def test_an_identity_that_is_released_waits_again_and_leaves_what_was_counted(ru
     feed(run, tmp_path, "a.jsonl", "bob")
     assert "misspelt" not in done("zone", "claim", "acme", "static", "bob")
     misspelt = done("zone", "claim", "acme", "static", "b b").splitlines()[1]
-    assert misspelt.endswith("take it back with `bandmeter zone release acme static 'b b'`.")
+    assert misspelt.endswith("a misspelt one is taken back with `bandmeter zone release acme static 'b b'`.")
     for identity in ("bob", "b b"):
         done("zone", "release", "acme", "static", identity)
         assert "has no identity" in fails("zone", "release", "acme", "static", identity)
@@ -535,6 +535,27 @@ def test_an_identity_that_is_released_waits_again_and_leaves_what_was_counted(ru
     )["rows"]
     assert {row["zone"]: row["requests"] for row in rows} == {"static": 1, "edge": 5}
     assert "u1" in done("zone", "list", "acme")
+
+
+def test_who_has_an_identity_is_said(acme, fails):
+    """To the operator, with the command that takes it from there."""
+    for command in (("claim", "acme", "edge", "u1"), ("add", "acme", "more", "--identity", "u9", "--identity", "u1")):
+        told = fails("zone", *command)
+        assert told.endswith("acme/static: `bandmeter zone release acme static u1` takes it from there.")
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (23_685, "23.69 kB"), (999_994, "999.99 kB"), (999_995, "1.00 MB"),
+     (10**18, "1.00 EB"), (10**21 + 5 * 10**15, "1000.01 EB")],
+)  # fmt: skip
+def test_sizes_are_rounded_half_up(count, shown):
+    assert output.human(count) == shown
+
+
+def test_a_period_without_a_day_is_no_answer(acme, fails):
+    for command in ("usage", "cost"):
+        assert "--to is outside it" in fails(command, "acme", "--from", "2022-11-01", "--to", "2022-11-01")
 
 
 @pytest.mark.usefixtures("acme")
@@ -1045,7 +1066,8 @@ def test_a_configured_file_is_not_counted_under_another_name(done, fails, data, 
     (data / "bandmeter.toml").write_text(f"[[source]]\nname = 'e'\nformat = 'jsonl'\npath = '{logged.parent}/*'\n")
     other = logged.parent.parent / "linked.jsonl"
     other.symlink_to(logged)
-    assert "would be counted by source e and by source files" in fails("ingest", "--format", "jsonl", other)
+    told = fails("ingest", "--format", "jsonl", other)
+    assert "is a file of source e, and would be counted once more as files: `bandmeter ingest` alone reads it" in told
     command = ("ingest", "--json", "--format", "jsonl", "--source", "e", other)
     assert json.loads(done(*command))["total"]["counted"] == 1
 

@@ -267,6 +267,22 @@ def test_a_source_in_another_format_is_told_and_logged_once(make, capsys):
     assert capsys.readouterr().out.count("cannot be counted") == 1
 
 
+def test_a_source_without_bytes_is_well_again_when_a_batch_has_them(make, tmp_path):
+    """One such line is a reject; what is told is how the log is now, as the next `serve` would find it."""
+    following = make(("proxy", "*.log", None))
+    job = dataclasses.replace(following.tail._sources[0].job, format=FORMATS["haproxy"])
+    following.tail._sources = (following.tail._sources[0]._replace(job=job),)
+    whole = FORMATS["haproxy"].example + "\n"
+    for number, counter in enumerate(("+", "", "", "+")):
+        fields = whole.split("\t")
+        fields[12] = counter + fields[12]
+        with (tmp_path / "a.log").open("a") as file:
+            file.write("\t".join(fields))
+        following.go_on()
+        following.go_on()  # when nothing has come, what was told holds
+        assert following.problem("proxy").startswith("CANNOT BE METERED") == (number in {0, 3}), number
+
+
 def test_a_log_that_another_source_has_counted_is_told_and_logged(make, capsys):
     """As when rotated logs lie under the path of a second source: it is counted there too, and somebody must mend it."""
     first = make(("now", "a.log", None))

@@ -56,9 +56,9 @@ def ingest(
     reports: list[FileReport] = []
     with opened(context, create=True) as parts, progress.Shown() as shown:
         found = configured.find_all(parts.config)
-        if files:
-            found[source] = [*found.get(source, []), *files]
         configured.check_apart(parts.config, found)
+        if files:
+            _check_own(parts, found, source, files)
         if files and format_name:
             names = tuple(columns.split(",")) if columns else ()
             job = Job(service.find_format(parts.config, format_name), source, account, zone, names)
@@ -73,6 +73,16 @@ def ingest(
         raise typer.Exit(UNUSABLE)
     if any(report.outcomes.rejected for report in reports):
         raise typer.Exit(REJECTED)
+
+
+def _check_own(parts: service.Parts, found: dict[str, list[str]], source: str, files: list[str]) -> None:
+    """Raise `input_invalid` when one of the files given is that of a configured source of another name."""
+    for one in configured.shared(parts.config, found | {source: [*found.get(source, []), *files]}):
+        sentence = (
+            f"{errors.printable(one.path)} is a file of source {one.first}, and would be counted once more as"
+            f" {one.second}: `bandmeter ingest` alone reads it, as bandmeter.toml says."
+        )
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
 
 
 def _ingest_configured(

@@ -73,10 +73,15 @@ def _is_number(text: str) -> bool:
 
 def human(count: int) -> str:
     """Bytes for a reader: `745 B`, `1.61 GB`. Exact figures stand beside it."""
-    size, unit = float(count), 0
-    while size >= KILO - 0.005 and unit < len(UNITS) - 1:  # 999.996 would show as 1000.00
-        size, unit = size / KILO, unit + 1
-    return f"{count} B" if unit == 0 else f"{size:.2f} {UNITS[unit]}"
+    unit = 0
+    while (hundredths := _hundredths(count, KILO**unit)) >= 100 * KILO and unit < len(UNITS) - 1:
+        unit += 1
+    return f"{count} B" if unit == 0 else f"{hundredths // 100}.{hundredths % 100:02} {UNITS[unit]}"
+
+
+def _hundredths(count: int, size: int) -> int:
+    """Half up, as all that we round."""
+    return (200 * count + size) // (2 * size)
 
 
 def count(number: int, one: str, many: str = "") -> str:

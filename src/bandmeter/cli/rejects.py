@@ -54,7 +54,7 @@ def rejects(
             _print_lines(parts, chosen, source)
         elif retry or mend:
             chosen = [s for s in chosen if s.outcomes.rejected]
-            mended = _read_mended(parts, chosen, mend) if mend else None
+            mended = _read_mended(parts, chosen, mend) if mend and chosen else None
             _count(attempts.retry(parts, chosen, mended, account, zone), as_json=as_json)
         else:
             _list(parts, chosen, as_json=as_json)

@@ -33,6 +33,9 @@ def read_span(start: str | None, end: str | None, edges: Resolution) -> Span:
         shown = f"{grid.format_time(span.start)} to {grid.format_time(span.end)}"
         mend = "exchange --from and --to" if end else "it ends tomorrow 00:00 UTC unless --to says otherwise"
         raise BandmeterError(errors.INPUT_INVALID, f"The period {shown} ends before it starts: {mend}.")
+    if span.start == span.end:
+        sentence = f"The period from {grid.format_time(span.start)} is empty: --to is outside it, so name a later time."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
     if span.end - span.start > SPAN_SECONDS_MAX:
         sentence = f"The period is longer than {SPAN_SECONDS_MAX // Resolution.DAY} days: ask for parts of it."
         raise BandmeterError(errors.INPUT_INVALID, sentence)

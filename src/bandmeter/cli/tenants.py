@@ -142,11 +142,22 @@ def add_zone(
 ) -> None:
     """Add a zone to an account."""
     with opened(context) as parts:
+        _check_free(parts, identity or (), (account, name))
         added = parts.catalog.add_zone(
             account, name, network, product, tuple(identity or ()), side=side, now_s=service.clock_s()
         )
         output.say(f"Zone {account}/{name} added.")
         _tell_waiting(parts, {(added.account, added.name)})
+
+
+def _check_free(parts: Parts, identities: Collection[str], owner: tuple[str, str]) -> None:
+    """Raise `conflict` with the zone that has one of the identities: the catalog names none, whoever asks."""
+    for zone in parts.catalog.zones() if identities else ():
+        taken = next((one for one in identities if one in zone.identities), None)
+        if taken is not None and (zone.account, zone.name) != owner:
+            command = f"bandmeter zone release {zone.account} {zone.name} {shlex.quote(taken)}"
+            sentence = f"The identity {taken[:80]!r} belongs to another zone already, {zone.account}/{zone.name}:"
+            raise BandmeterError(errors.CONFLICT, f"{sentence} `{command}` takes it from there.")
 
 
 def _tell_waiting(parts: Parts, only: Collection[tuple[str, str]] | None = None) -> None:
@@ -218,12 +229,15 @@ def claim(
             return
         if identity in SHARED and not shared:
             _refuse_shared(parts, identity, zone)
+        _check_free(parts, [identity], (account, name))
         parts.catalog.add_identity(account, name, identity)  # first, so that nothing new arrives unattributed
         moved = parts.store.claim(identity, zone)
     output.say(f"{identity} belongs to {account}/{name}; moved {_size(moved)}.")
     if moved == ZERO and identity not in SHARED:
         command = f"`bandmeter zone release {account} {name} {shlex.quote(identity)}`"
-        output.say(f"Nothing waited under that name; if it is misspelt, take it back with {command}.")
+        output.say(
+            f"Nothing waited under that name, as of one that is new; a misspelt one is taken back with {command}."
+        )
 
 
 def _claim_waiting(parts: Parts, zone: Zone) -> None:

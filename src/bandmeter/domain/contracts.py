@@ -123,11 +123,11 @@ NO_HOSTS = Hosts((), array("q"))
 
 
 class Batch(NamedTuple):
-    """Everything that one transaction writes. `before` → `after` is the source's step; `rows` as in `usage.ROW`.
+    """Everything that one transaction writes. `before` → `after` is the source's step. `newest_ms`: zone number → ms.
 
-    `rows`: flat, 5-minute buckets as Unix seconds, any order, keys may repeat. `newest_ms`: zone number → ms.
-    `considered`: the highest number among the sources known when it was decided that this one is new; a newer one
-    with the same head means that another process has begun the same file, and the batch is not written.
+    `rows`: as in `usage.ROW`, flat, 5-minute buckets as Unix seconds, any order, keys may repeat.
+    `considered`: the highest number among the sources known when it was decided that this one is new; a newer one with
+    the same head means that another process has begun the same file, and the batch is not written.
     """
 
     before: SourceState
@@ -139,7 +139,8 @@ class Batch(NamedTuple):
     considered: int = 0
     receipts: Sequence[Receipt] = ()
     hosts: Hosts = NO_HOSTS
-    retried: Sequence[int] = ()  # lines of the source's rejects that it counts; they must be there, and are taken out
+    # Rejects of the source that it counts, all or none: line → what was read in its place, which is kept; None: itself.
+    retried: Mapping[int, bytes | None] = {}
 
 
 class Unattributed(NamedTuple):
@@ -242,8 +243,8 @@ class Store(Protocol):
     def sources(self) -> list[SourceState]:
         """All sources, in the order in which they were first seen."""
 
-    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
-        """A source's rejects in order of line, at most `limit`, of the lines after one."""
+    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
+        """A source's rejects in order of line, at most `limit`, after one; or what was mended, as it counts."""
 
     def count_rejects(self, source: int, lines: int) -> int:
         """How many of a source's first so many lines are kept as rejects."""
@@ -374,9 +375,8 @@ class Endpoint:
     light_zones: int = 0  # of a heavy one: with no more zones than this it is quicker than the way off and back
     media_types: tuple[str, ...] = ("application/json",)  # of a 200; the caller chooses among several
     is_for_operators: bool = False  # an operator's key may ask too, for EVERY_ACCOUNT
-    # While neither usage nor the catalog changes, the same parameters have the same reply within a step of the clock of
-    # this length (from 1970 on), so it may be kept; 0: it may not. It must come of the call's account, parameters and
-    # time, and of a `UsageAnswer` or `SeriesAnswer`, or several.
+    # In a step of the clock of this length (from 1970 on) the same call has the same reply while usage and the catalog
+    # are the same, so it may be kept; 0: it may not. It must come of the call and of `UsageAnswer`s or `SeriesAnswer`s.
     steady_s: int = 0
     # Of a kept reply that shows when usage was last committed: the same with another such time (reply, shown, now).
     restamp: Callable[[Reply, int | None, int | None], Reply] | None = None

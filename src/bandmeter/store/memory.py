@@ -60,6 +60,7 @@ class MemoryStore:
         self._identities_of_day: dict[int, int] = defaultdict(int)
         self._claims: dict[int, tuple[int, Side, str]] = {}
         self._receipts: dict[bytes, Receipt] = {}
+        self._mended: dict[int, list[Reject]] = defaultdict(list)
         self._covered: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._committed_ms: int | None = None
 
@@ -81,7 +82,7 @@ class MemoryStore:
                 before = self._sources.get(batch.before.number)
                 if (before.position if before else 0) != batch.before.position or self._has_newcomer(batch):
                     return []
-                if not set(batch.retried) <= {reject.line for reject in self._rejects[batch.before.number]}:
+                if not batch.retried.keys() <= {reject.line for reject in self._rejects[batch.before.number]}:
                     return []
             self._add_hosts(batches)
             for owner in {self._owner(zone) for batch in batches for zone in (*batch.newest_ms, *batch.rows[::WIDTH])}:
@@ -99,6 +100,10 @@ class MemoryStore:
             outcomes=outcomes,
             committed_ms=batch.committed_ms,
         )
+        for reject in self._rejects[number]:
+            text = batch.retried.get(reject.line)
+            if text is not None:
+                self._mended[number].append(reject._replace(text=text))
         kept = [reject for reject in self._rejects[number] if reject.line not in batch.retried]
         self._rejects[number] = [*kept, *batch.rejects]
         for start in range(0, len(batch.rows), WIDTH):
@@ -245,8 +250,9 @@ class MemoryStore:
     def sources(self) -> list[SourceState]:
         return list(self._sources.values())
 
-    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
-        return sorted(reject for reject in self._rejects[source] if reject.line > after)[:limit]
+    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
+        found = self._mended[source] if are_mended else self._rejects[source]
+        return sorted(reject for reject in found if reject.line > after)[:limit]
 
     def count_rejects(self, source: int, lines: int) -> int:
         return sum(reject.line <= lines for reject in self._rejects[source])

@@ -117,6 +117,8 @@ class Recount:
             progress("Recounting", before, total)
 
     def _is_due(self, state: SourceState) -> bool:
+        if state.name.endswith(source.REPEATS):  # its lines are another's
+            return False
         return state.number not in self._failed and state.position != self._position(state.number)
 
     def _position(self, number: int) -> int:
@@ -150,6 +152,11 @@ class Recount:
                     job = dataclasses.replace(known_job, source_name=str(number), columns=columns)
                     outcomes = outcomes.plus(pipeline.ingest(str(piece), job).outcomes)
                     step(position - start)
+                if start == 0 and (mended := self._mended(state)):
+                    columns = tuple(filter(None, state.columns.split("\t")))
+                    job = dataclasses.replace(known_job, source_name="mended", columns=columns)
+                    counted = pipeline.ingest(str(mended), job).outcomes
+                    outcomes = outcomes.plus(counted).minus(Outcomes(counted.received, rejected=counted.received))
             has_rules = bool(known_job.rules or known_job.zone)
             is_comparable = _is_comparable(state.outcomes, outcomes, has_rules=has_rules)
             if is_comparable:
@@ -175,6 +182,15 @@ class Recount:
                             break
                         file.write(block)
                 yield piece, content.offset
+
+    def _mended(self, state: SourceState) -> Path | None:
+        """A file of the lines that count in the place of rejects; None without any."""
+        after, path = 0, self._folder / "mended.log"
+        with path.open("wb") as file:
+            while found := self._store.rejects(state.number, REJECTS_MAX, after, are_mended=True):
+                file.write(b"".join(reject.text + b"\n" for reject in found))
+                after = found[-1].line
+        return path if after else None
 
     # ------------------------------------------------------------ comparing
 

@@ -49,7 +49,7 @@ class FileRun:
         self.job = job
         self._tools, self._path, self._shown_path = tools, real_path, shown_path
         self.found = source.find(tools.store, job.source_name, job.format.name, real_path, job.other_names)
-        self.state = self.found.state._replace(path=shown_path)
+        self.state = source.in_format(self.found.state._replace(path=shown_path), job)
         if self.found.is_taken_over:
             tools.store.note_path(self.state.number, self.state.name, self.state.path)
         self.notes = [self.found.note] if self.found.note else []
@@ -174,7 +174,8 @@ class FileRun:
                 errors.INPUT_INVALID,
                 f"{self._shown_path} has no header line within {HEADER_BYTES_MAX} bytes: name them by --columns.",
             )
-        self.state = self.state._replace(position=len(line + newline), lines=1 if newline else 0)
+        if not self.state.number:
+            self.state = self.state._replace(position=len(line + newline), lines=1 if newline else 0)
         return line.decode("utf-8-sig", "replace").removesuffix("\r").split("\t")
 
     # ------------------------------------------------------------ batches
@@ -297,7 +298,9 @@ class FileRun:
 
     def _note_of(self, start: SourceState, unmeterable: int) -> str:
         if unmeterable:
-            self._note(f"CANNOT BE METERED: lines without their bytes. {self.job.format.unmeterable_reason}")
+            self._note(
+                f"{source.UNMETERABLE}: lines without their bytes, rejected. {self.job.format.unmeterable_reason}"
+            )
             return "unmeterable"
         return start.note or ("partial" if self.job.format.partial else "")
 

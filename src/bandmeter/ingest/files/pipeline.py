@@ -88,8 +88,8 @@ class Pipeline:
         is_known = run.state.number > 0 and not run.found.is_shorter
         if is_known and not run.state.outcomes.is_all_rejected:
             return None
-        kept = [s for s in self._store.sources_with_rejects(job.source_name) if s.format == job.format.name]
-        kept = [s for s in kept if not s.head.startswith(POSTED)]
+        kept = [s for s in self._store.sources_with_rejects(job.source_name) if not s.head.startswith(POSTED)]
+        kept = [s for s in kept if s.format == job.format.name or s.number == run.state.number]
         repeat = source.find(self._store, run.state.name + source.REPEATS, job.format.name, real_path)
         is_repeat = repeat.state.number > 0
         if not (kept or is_repeat):
@@ -99,6 +99,7 @@ class Pipeline:
         lines = wanted.total()
         if not lines or (is_repeat and lines != repeat.state.lines):
             return None
+        job = dataclasses.replace(job, columns=tuple(filter(None, run.state.columns.split("\t"))))
         total, mend, again = Outcomes(), repeated(wanted), Retry(self._tools, job, job.caller)
         beside = None if is_known or is_repeat else run.repeat(lines, repeat.considered)
         for state in kept:

@@ -18,6 +18,7 @@ from bandmeter.ingest.batch import clean
 from bandmeter.ingest.batch.attribute import NO_CALLER, Caller
 from bandmeter.ingest.batch.decode import SMALL_BYTES
 from bandmeter.ingest.batch.records import REJECT_TEXT_BYTES_MAX, Records
+from bandmeter.ingest.files.source import in_format
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -68,8 +69,9 @@ class Retry:
         `beside`: a batch that is written with the first that counts. Raises `input_invalid` when the names of the
         source's columns are kept nowhere, `unavailable` when another process is always faster.
         """
-        columns = self._job.columns or tuple(filter(None, state.columns.split("\t")))
-        if self._job.format.has_header and not columns:
+        has_columns = self._job.format.has_header
+        columns = self._job.columns or tuple(filter(None, state.columns.split("\t"))) if has_columns else ()
+        if has_columns and not columns:
             sentence = f"The columns of source {state.number} are not kept: mend its lines and send them again."
             raise BandmeterError(errors.INPUT_INVALID, sentence)
         total = Outcomes()
@@ -99,16 +101,19 @@ class Retry:
         for _ in range(TRIES_MAX):
             state = next(s for s in self._tools.store.sources() if s.number == number)
             placed, still = self._read(b"".join(text + b"\n" for _, text in read), columns, state)
-            lines = [reject.line for place, (reject, _) in enumerate(read, start=1) if place not in still]
+            good = [one for place, one in enumerate(read, start=1) if place not in still]
+            retried = {reject.line: None if text == reject.text else text for reject, text in good}
             outcomes = placed.total.plus(Outcomes(len(still), rejected=len(still)))
-            if not lines:
+            if not retried:
                 return outcomes
             # They were received before, and were among the rejected.
-            counted = placed.total._replace(received=0, rejected=-len(lines))
+            counted = placed.total._replace(received=0, rejected=-len(retried))
             newest_ms = max(filter(None, (state.newest_ms, placed.newest)), default=None)
-            after = state._replace(outcomes=state.outcomes.plus(counted), newest_ms=newest_ms)
+            after = in_format(state, self._job)._replace(
+                columns="\t".join(columns), outcomes=state.outcomes.plus(counted), newest_ms=newest_ms
+            )
             now_ms = self._tools.clock_ms()
-            batch = Batch(state, after, placed.rows, placed.newest_ms, (), now_ms, hosts=placed.hosts, retried=lines)
+            batch = Batch(state, after, placed.rows, placed.newest_ms, (), now_ms, hosts=placed.hosts, retried=retried)
             if self._tools.store.write_together([batch, beside] if beside else [batch]):
                 return outcomes
             kept = {reject.line for reject in self._tools.store.rejects(number, AT_ONCE, read[0][0].line - 1)}

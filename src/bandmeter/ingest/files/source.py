@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bandmeter.domain.contracts import Store
+    from bandmeter.ingest.batch.job import Job
 
 HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
 CHECK_BYTES = 4_096  # just before the position
@@ -192,6 +193,7 @@ def _is_pipe(path: str) -> bool:
 REPLACED = "it was truncated or replaced: counted as a new file"
 REJECTED = "its lines were rejected when they came before: counted where they are kept"
 STILL_REJECTED = "its lines were rejected when they came before, and would be again: `bandmeter rejects` says why"
+UNMETERABLE = "CANNOT BE METERED"
 WAITING = "the last line has no newline yet: it waits"
 BOTH_TWICE = "what both have is counted twice. Keep copies where no source looks"
 TAKEN_OVER = "counted before as source {}, which no [[source]] is called: it goes on from there"
@@ -213,6 +215,13 @@ class Found(NamedTuple):
 def new(name: str, log_format: str, path: str) -> SourceState:
     """A source of which nothing is counted yet."""
     return SourceState(0, name, log_format, path, b"", 0, b"", 0, "", Outcomes(), None, None, "")
+
+
+def in_format(state: SourceState, job: Job) -> SourceState:
+    """The state, in the job's format while nothing was counted in another: that was a mistake."""
+    if state.format != job.format.name and state.outcomes.is_all_rejected:
+        return state._replace(format=job.format.name, columns="")
+    return state
 
 
 def find(store: Store, name: str, log_format: str, path: str, others: Collection[str] | None = None) -> Found:

@@ -23,7 +23,7 @@ from bandmeter.ingest.files.commit import Direct, Moved
 from bandmeter.ingest.files.file import FileRun
 from bandmeter.ingest.files.found import Identity, Shares, identity_of, regular_files
 from bandmeter.ingest.files.pipeline import is_older_copy
-from bandmeter.ingest.files.source import OLDER_COPY, TWICE
+from bandmeter.ingest.files.source import OLDER_COPY, TWICE, UNMETERABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -148,9 +148,12 @@ class _Follower:
         if not run.content.is_compressed and not run.is_unchanged_before():
             self.close()  # truncated and written again, or another file
             return True
-        before = run.state.position
+        before, notes = run.state.position, run.notes
+        run.notes = [note for note in notes if not note.startswith(UNMETERABLE)]
         run.count(self._direct.put, lambda *_: not should_stop() and self._uptime_s() < until)
-        kinds = {"CANNOT": "unmeterable", TWICE: "twice"}
+        if run.state.position == before:  # what was told last still holds
+            run.notes = notes
+        kinds = {UNMETERABLE: "unmeterable", TWICE: "twice"}
         told = ((note, kind) for note in run.notes for start, kind in kinds.items() if note.startswith(start))
         self._tell(*next(told, ("", "")))
         if not run.is_stopped:

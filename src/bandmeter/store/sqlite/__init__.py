@@ -303,21 +303,22 @@ class SqliteStore:
             for row in self._reader.execute(f"SELECT {SOURCE_COLUMNS} FROM source ORDER BY number")
         ]
 
-    def rejects(self, source: int, limit: int, after: int = 0) -> list[Reject]:
+    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
+        text, wanted = ("mended", "NOT NULL") if are_mended else ("text", "NULL")
         rows = self._reader.execute(
-            "SELECT line, byte, field, reason, detail, text FROM reject WHERE source = ? AND line > ? "
-            "ORDER BY line LIMIT ?",
+            f"SELECT line, byte, field, reason, detail, {text} FROM reject WHERE source = ? AND line > ? "
+            f"AND mended IS {wanted} ORDER BY line LIMIT ?",
             [source, after, limit],
         )
         return [Reject(*row) for row in rows]
 
     def count_rejects(self, source: int, lines: int) -> int:
-        statement = "SELECT count(*) FROM reject WHERE source = ? AND line <= ?"
+        statement = "SELECT count(*) FROM reject WHERE source = ? AND line <= ? AND mended IS NULL"
         with _AVAILABLE:
             return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
 
     def sources_with_rejects(self, name: str) -> list[SourceState]:
-        kept = "EXISTS (SELECT 1 FROM reject WHERE source = number)"
+        kept = "EXISTS (SELECT 1 FROM reject WHERE source = number AND mended IS NULL)"
         statement = f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND {kept} ORDER BY number"
         with _AVAILABLE:
             return list(map(writing.to_source, self._reader.execute(statement, [name])))

@@ -35,7 +35,8 @@ SCHEMA = (
     f"CREATE INDEX source_short ON source (name) WHERE length(head) < {INDEXED_HEAD_BYTES}",
     """CREATE TABLE reject (
         source INTEGER NOT NULL, line INTEGER NOT NULL, byte INTEGER NOT NULL, field TEXT NOT NULL,
-        reason TEXT NOT NULL, detail TEXT NOT NULL, text BLOB NOT NULL, PRIMARY KEY (source, line)) STRICT""",
+        reason TEXT NOT NULL, detail TEXT NOT NULL, text BLOB NOT NULL, mended BLOB,
+        PRIMARY KEY (source, line)) STRICT""",
     """CREATE TABLE identity (
         number INTEGER PRIMARY KEY, identity TEXT NOT NULL, side TEXT NOT NULL, first_day INTEGER NOT NULL,
         zone INTEGER, zone_side TEXT, zone_network TEXT, UNIQUE (identity, side)) STRICT""",

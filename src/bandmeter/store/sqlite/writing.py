@@ -15,7 +15,7 @@ from bandmeter.store.sqlite.schema import INDEXED_HEAD_BYTES, SOURCE_COLUMNS, ST
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from bandmeter.domain.contracts import Batch, Receipt
     from bandmeter.domain.tenancy import Zone
@@ -73,7 +73,7 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
         numbers.append(number)
         if batch.rejects:
             rejects = ((number, *reject) for reject in batch.rejects)
-            db.executemany("INSERT INTO reject VALUES (?, ?, ?, ?, ?, ?, ?)", rejects)
+            db.executemany("INSERT INTO reject VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", rejects)
         if batch.retried:
             _take_out(db, number, batch.retried)
         if batch.receipts:
@@ -85,10 +85,13 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
     return numbers
 
 
-def _take_out(db: sqlite3.Connection, source: int, lines: Sequence[int]) -> None:
-    found = db.executemany("DELETE FROM reject WHERE source = ? AND line = ?", [(source, line) for line in lines])
-    if found.rowcount != len(lines):
-        raise StaleError  # another process has counted one of them
+def _take_out(db: sqlite3.Connection, source: int, retried: Mapping[int, bytes | None]) -> None:
+    mended = [(text, source, line) for line, text in retried.items() if text is not None]
+    others = [(source, line) for line, text in retried.items() if text is None]
+    kept = "WHERE source = ? AND line = ? AND mended IS NULL"
+    for statement, values in ((f"UPDATE reject SET mended = ? {kept}", mended), (f"DELETE FROM reject {kept}", others)):
+        if values and db.executemany(statement, values).rowcount != len(values):
+            raise StaleError  # another process has counted one of them
 
 
 def _keep_receipts(db: sqlite3.Connection, receipts: Sequence[Receipt]) -> None:
