@@ -148,8 +148,22 @@ def test_a_source_that_has_its_name_loses_nothing_to_another(meter, log, others)
     assert counted(meter) == sums((0, 10), (0, 10))
 
 
-def test_a_log_that_was_rejected_as_a_whole_is_not_taken_over(meter, log):
-    """It was read in a wrong way; what a source of another name makes of it counts."""
+@pytest.mark.parametrize("size", [10, 100])
+def test_an_older_copy_of_a_log_that_is_taken_over(meter, log, tmp_path, size):
+    """It comes first, and is the beginning of what another name has counted."""
+    log.write_bytes(lines(0, 2 * size))
+    copy = tmp_path / "a-copy.log"
+    copy.write_bytes(lines(0, size))
+    for path in (log, copy):
+        meter.feed(path, source_name="old", other_names=frozenset())
+    for _ in range(2):
+        for path in (copy, log):
+            assert meter.feed(path, source_name="new", other_names=frozenset()).outcomes.counted == 0
+    assert counted(meter) == sums((0, 2 * size))
+
+
+def test_a_log_that_was_rejected_as_a_whole_is_taken_over_with_its_rejects(meter, log):
+    """Else they could count under both names."""
     (zone,) = meter.zones
     meter.zones.clear()
     log.write_bytes(lines(0, 10))

@@ -14,8 +14,9 @@ from bandmeter.domain.contracts import POSTED, Batch, Reject, SourceState
 from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
 from bandmeter.ingest import Job, Tools
-from bandmeter.ingest.batch.records import REJECT_TEXT_BYTES_MAX
+from bandmeter.ingest.batch.clean import LINE_BYTES_MAX
 from bandmeter.ingest.files import retry
+from bandmeter.ingest.files.tail import Tail, Watched
 from bandmeter.ingest.posts import PATH_OF_ACCOUNT
 from bandmeter.store import SqliteStore
 
@@ -150,14 +151,100 @@ def test_a_file_of_rejects_some_of_which_stay_wrong(meter, tmp_path):
     assert [bytes_up(meter, zone) for zone in range(3)] == [1, 10, 4]
 
 
-def test_a_line_that_was_cut_is_left(meter):
-    """What is left of it might be read as another."""
-    cut = line("later", 1)[:-1].ljust(REJECT_TEXT_BYTES_MAX)
-    before = SourceState(0, "files", "jsonl", "x", b"x", 0, b"", 0, "", Outcomes(), None, None, "")
-    after = before._replace(position=1, outcomes=Outcomes(1, rejected=1))
-    assert meter.store.write(Batch(before, after, array("q"), {}, [Reject(1, 0, "", "corrupt", "", cut)], 0))
-    meter.add_zone("acme", "later")
+@pytest.mark.parametrize("batch_bytes", [1 << 20, LINE_BYTES_MAX])
+def test_a_line_that_was_cut_is_left(make_meter, tmp_path, batch_bytes):
+    """What is left of it might be read as another; here in a table, and shorter for the password that is not kept."""
+    meter = make_meter(batch_bytes=batch_bytes)
+    example = FORMATS["trafficserver"].example
+    (tmp_path / "a.log").write_text(f"{example}{'x' * 2 * LINE_BYTES_MAX}\n{example}\n")
+    meter.now_ms *= 2
+    assert meter.feed(tmp_path / "a.log", "trafficserver").outcomes.rejected == 1
     assert count(meter) == Outcomes()
+    assert len(meter.rejects()) == 1
+
+
+@pytest.fixture
+def repeated(meter, tmp_path):
+    """A log of 1 byte and two rejects of 100 and 200, a file of these, and their zone, which is there by now."""
+    log, again = tmp_path / "a.log", tmp_path / "f.log"
+    log.write_bytes(line("res", 1) + line("later", 100) + line("later", 200))
+    meter.feed(log)
+    again.write_bytes(b"".join(reject.text + b"\n" for reject in meter.rejects()))
+    meter.add_zone("acme", "later")
+    return again
+
+
+def test_a_file_of_rejects_that_grows_counts_what_is_new(meter, repeated):
+    assert meter.feed(repeated).outcomes == Outcomes(2, counted=2)
+    for times in (1, 2):
+        repeated.write_bytes(repeated.read_bytes() + line("later", 1000))
+        assert meter.feed(repeated).outcomes == Outcomes(2 + times, counted=1, duplicate=1 + times)
+    assert bytes_up(meter, 1) == 2_300
+
+
+def test_a_part_of_a_file_of_rejects_is_an_older_copy(meter, repeated, tmp_path):
+    meter.feed(repeated)
+    part = tmp_path / "part.log"
+    part.write_bytes(line("later", 100))
+    assert meter.feed(part).outcomes.counted == 0
+    assert bytes_up(meter, 1) == 300
+
+
+def test_a_file_of_rejects_that_are_counted_already(meter, repeated):
+    """They were tried where they are kept, before it was ingested."""
+    assert count(meter).counted == 2
+    for _ in range(2):
+        assert meter.feed(repeated).outcomes == Outcomes(2, duplicate=2)
+    assert bytes_up(meter, 1) == 300
+
+
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_a_file_of_rejects_keeps_its_place_under_another_name(meter, repeated, is_followed):
+    """The source is called otherwise, or its folder is followed."""
+    meter.feed(repeated)
+    job = Job(FORMATS["jsonl"], "edge", other_names=frozenset())
+    if is_followed:
+        tools = Tools(meter.store, lambda: list(meter.zones), lambda: meter.now_ms, meter.folder, 1 << 20)
+        tail = Tail(tools, [Watched(job, str(repeated))], lambda: 1)
+        while tail.step():
+            pass
+        tail.close()
+        tools.close()
+    else:
+        assert meter.feed(repeated, source_name="edge", other_names=frozenset()).outcomes.counted == 0
+    assert bytes_up(meter, 1) == 300
+
+
+def test_mended_lines_find_their_rejects_whatever_else_counts(meter, tmp_path, monkeypatch):
+    """Another process counts some of them, after the lines were laid side by side."""
+    monkeypatch.setattr(retry, "AT_ONCE", 4)
+    lines = [line("later" if n % 3 else "res", n, bytes_up=n if n % 3 else -n) for n in range(1, 31)]
+    (tmp_path / "a.log").write_bytes(b"".join(lines))
+    meter.feed(tmp_path / "a.log")
+    pairs = [(r.line, r.text.replace(b'"later"', b'"res"').replace(b": -", b": 1000")) for r in meter.rejects()]
+    meter.add_zone("acme", "later")
+    mend = retry.replaced(iter(pairs))
+
+    def late(reject):
+        if reject.line == 1:
+            assert count(meter).counted == 20  # those that need no mending
+        return mend(reject)
+
+    tools = Tools(meter.store, lambda: list(meter.zones), lambda: meter.now_ms, meter.folder, 1 << 20)
+    (state,) = meter.store.sources()
+    assert retry.Retry(tools, Job(FORMATS["jsonl"])).count(state, late).counted == 10
+    tools.close()
+    assert bytes_up(meter, 1) == sum(n for n in range(1, 31) if n % 3)
+    assert bytes_up(meter, 0) == sum(int(f"1000{n}") for n in range(3, 31, 3))
+
+
+@pytest.mark.parametrize("odd", [b"\xef\xbb\xbf\xef\xbb\xbf", b"\0\xef\xbb\xbf\0\0"])
+def test_a_line_of_nothing_stops_no_other(meter, tmp_path, odd):
+    (tmp_path / "a.log").write_bytes(odd + b"\n" + line("later", 5) + odd + b"\n")
+    meter.feed(tmp_path / "a.log")
+    meter.add_zone("acme", "later")
+    assert count(meter).counted == 1
+    assert bytes_up(meter, 1) == 5
 
 
 # ---------------------------------------------------------------- the command
@@ -186,7 +273,7 @@ def test_mended_lines_take_the_place_of_what_was_kept(command, tmp_path):
     mended.write_bytes(command("rejects", "1", "--lines").stdout)
     subprocess.run(["sed", "-i", "-e", "s/: -[24],/: 70,/; 3s/.*//", mended], check=True)
     total = rows(command, "1", "--mend", mended, status=1)["total"]
-    assert (total["received"], total["counted"], total["rejected"]) == (3, 2, 1)
+    assert (total["received"], total["counted"], total["rejected"]) == (4, 2, 2)
     assert usage(command) == {"res": (6, 16 + 70 + 70)}
     assert command("rejects", "--lines").stdout == lines[6] + lines[8]
     told = command("verify").stdout.decode()  # which reads the log, and what was mended in it
@@ -208,10 +295,27 @@ def test_as_many_lines_as_are_kept(command, tmp_path):
     command("ingest", "--format", "jsonl", log, other, status=1)
     mended.write_bytes(line("res", 1))
     told = command("rejects", "1", "--mend", mended, status=2).stderr.decode()
-    assert "has 1 line, and source 1 keeps 2 rejects" in told
+    assert f"Source 1 keeps 2 rejects, and {mended} has 1 line" in told
+    mended.write_bytes(line("res", 1) * 3)
+    assert "has more" in command("rejects", "1", "--mend", mended, status=2).stderr.decode()
     assert "cannot be read" in command("rejects", "1", "--mend", tmp_path / "none", status=2).stderr.decode()
     assert "the lines of one source" in command("rejects", "--mend", mended, status=2).stderr.decode()
     assert usage(command) == {}
+
+
+def test_mended_lines_may_come_through_a_pipe(command, tmp_path):
+    command.apply({"acme": {"res": {}}})
+    log = tmp_path / "a.log"
+    log.write_bytes(line("wrong", 3) + line("wrong", 4))
+    command("ingest", "--format", "jsonl", log, status=1)
+    pipe = f"<({command.path} rejects 1 --lines | sed s/wrong/res/)"
+    script = f"{command.path} rejects 1 --mend {pipe}"
+    done = subprocess.run(["bash", "-c", script], env=command.environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert usage(command) == {"res": (2, 7)}
+    command("zone", "add", "acme", "wrong")  # which the lines as they came would reach today
+    told = command("verify", status=0).stdout.decode()
+    assert "✓ No difference." in told
 
 
 def test_a_table_is_read_by_the_columns_that_it_had(command, tmp_path):

@@ -86,7 +86,7 @@ def is_whole(store):
     assert (store.receipt(b"for ever") is not None) == bool(since_2)
     for number in [s.number for s in since_2 if s.name == "mended"]:
         assert [reject.line for reject in store.rejects(number, 9)] == [2]
-        assert [(r.line, r.text) for r in store.rejects(number, 9, are_mended=True)] == [(1, b"right")]
+        assert [(r.line, r.text) for r in store.rejects(number, 9, 0, "mended")] == [(1, b"right")]
     return True
 
 

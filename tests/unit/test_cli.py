@@ -516,6 +516,18 @@ def test_what_waits_for_a_zone_that_is_added_later_is_told_and_moved(run, done, 
 
 
 @pytest.mark.usefixtures("acme")
+def test_what_a_wildcard_has_claimed_goes_on_with_the_wildcard(run, done, fails, tmp_path):
+    feed(run, tmp_path, "a.jsonl", "a.shop.test")
+    done("zone", "add", "acme", "shop", "--network", "cdn", "--identity", "*.shop.test")
+    done("zone", "claim", "acme", "shop")
+    done("zone", "release", "acme", "shop", "*.shop.test")
+    feed(run, tmp_path, "b.jsonl", "a.shop.test")
+    assert waiting(done) == {"a.shop.test": None}
+    for identity in ("-", "(beyond the daily bound)"):
+        assert "--shared" in fails("zone", "add", "acme", "x", "--identity", identity)
+
+
+@pytest.mark.usefixtures("acme")
 def test_an_identity_that_is_released_waits_again_and_leaves_what_was_counted(run, done, fails, tmp_path):
     """So a misspelt claim can be taken back, and an identity goes from one customer to another."""
     feed(run, tmp_path, "a.jsonl", "bob")

@@ -17,6 +17,7 @@ from bandmeter.domain import errors
 from bandmeter.domain.contracts import SourceState
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.usage import Outcomes
+from bandmeter.ingest.batch.clean import LINE_BYTES_MAX
 from bandmeter.ingest.posts import PATH_OF_ACCOUNT
 from bandmeter.service import rejects as attempts
 
@@ -80,32 +81,29 @@ def _print_lines(parts: service.Parts, chosen: list[SourceState], asked: str | N
         output.complain(f"{sentence} `bandmeter rejects NUMBER --lines` prints those of one.")
 
 
-def _read_mended(parts: service.Parts, chosen: list[SourceState], path: str) -> Iterator[bytes]:
-    """The lines of a file, one for each reject of the one source. Raises `input_invalid` when they are not as many."""
+def _read_mended(parts: service.Parts, chosen: list[SourceState], path: str) -> list[tuple[int, bytes]]:
+    """The lines of a file, each with the line of its reject; raises `input_invalid` when they are not as many."""
     if len(chosen) != 1:
         sentence = "--mend takes the lines of one source: name it by its number, as `bandmeter sources` has it."
         raise BandmeterError(errors.INPUT_INVALID, sentence)
-    kept = parts.store.count_rejects(chosen[0].number, chosen[0].lines)
+    number, kept = chosen[0].number, list[int]()
+    while found := parts.store.rejects(number, AT_ONCE, kept[-1] if kept else 0):
+        kept += [reject.line for reject in found]
     try:
-        with Path(path).open("rb") as file:
-            mended = sum(1 for _ in file)
+        with Path(path).open("rb") as file:  # once: it may be a pipe
+            read = iter(lambda: file.readline(LINE_BYTES_MAX), b"")
+            mended = [line.removesuffix(b"\n") for line in itertools.islice(read, len(kept) + 1)]
     except OSError as error:
         sentence = f"{path} cannot be read ({error.strerror}): check its name and permissions."
         raise BandmeterError(errors.INPUT_INVALID, sentence) from error
-    if mended != kept:
+    if len(mended) != len(kept):
+        has = "more" if len(mended) > len(kept) else output.count(len(mended), "line")
         sentence = (
-            f"{path} has {output.count(mended, 'line')}, and source {chosen[0].number} keeps"
-            f" {output.count(kept, 'reject')}: mend what `bandmeter rejects {chosen[0].number} --lines` prints now,"
-            " each line in its place; empty ones are left as they are."
+            f"Source {number} keeps {output.count(len(kept), 'reject')}, and {path} has {has}: mend what"
+            f" `bandmeter rejects {number} --lines` prints now, each line in its place; an empty one leaves its reject."
         )
         raise BandmeterError(errors.INPUT_INVALID, sentence)
-    return _lines(path)
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    with Path(path).open("rb") as file:
-        for line in file:
-            yield line.removesuffix(b"\n")
+    return list(zip(kept, mended, strict=True))
 
 
 def _count(retried: Iterator[tuple[SourceState, Outcomes, str]], *, as_json: bool) -> None:

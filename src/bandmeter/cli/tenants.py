@@ -141,6 +141,9 @@ def add_zone(
     side: Annotated[Side | None, typer.Option(help="The side that is billed; client for cdn, else target.")] = None,
 ) -> None:
     """Add a zone to an account."""
+    for shared in SHARED.keys() & set(identity or ()):
+        sentence = f"{shared} is {SHARED[shared]}: give it to a zone with `bandmeter zone claim … --shared`."
+        raise BandmeterError(errors.INPUT_INVALID, sentence)
     with opened(context) as parts:
         _check_free(parts, identity or (), (account, name))
         added = parts.catalog.add_zone(
@@ -243,7 +246,9 @@ def claim(
 def _claim_waiting(parts: Parts, zone: Zone) -> None:
     identities = waiting.by_zone(parts).get(zone, [])
     for identity in identities:
-        output.say(f"{identity}: moved {_size(parts.store.claim(identity, zone))}.")
+        moved = parts.store.claim(identity, zone)
+        parts.store.release(identity)  # it is the catalog that says where it goes: this holds when that changes
+        output.say(f"{identity}: moved {_size(moved)}.")
     if not identities:
         output.say(f"Nothing waits that would reach {zone.account}/{zone.name}.")
 

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
@@ -94,6 +94,10 @@ def overlaps(head: bytes, other: bytes) -> bool:
 
 POSTED = b"\0post"  # what the head of a source of posted bodies begins with: no log does
 REMEMBERED_SECONDS = 35 * 86_400  # of a receipt without a number: longer than any queue of a shipper keeps a batch
+STRETCHES_MAX = 1_000  # of one source's coverage: a gap an hour for six weeks; older ones are forgotten
+Rejects = Literal[
+    "kept", "counted", "mended"
+]  # "counted" by now: as they came; "mended": those that were, as they count
 
 
 class Receipt(NamedTuple):
@@ -139,8 +143,7 @@ class Batch(NamedTuple):
     considered: int = 0
     receipts: Sequence[Receipt] = ()
     hosts: Hosts = NO_HOSTS
-    # Rejects of the source that it counts, all or none: line → what was read in its place, which is kept; None: itself.
-    retried: Mapping[int, bytes | None] = {}
+    retried: Mapping[int, bytes] = {}  # rejects that it counts, all or none: line → what was read instead, b"": itself
 
 
 class Unattributed(NamedTuple):
@@ -166,9 +169,6 @@ class Freshness(NamedTuple):
     committed_ms: int | None
 
 
-STRETCHES_MAX = 1_000  # of one source's coverage: a gap an hour for six weeks; older ones are forgotten
-
-
 class Store(Protocol):
     """Batches in, rollups out. Every implementation obeys the laws 1 to 5 and is tested against `memory`."""
 
@@ -179,7 +179,7 @@ class Store(Protocol):
         """Whether a source of that name was last seen at `path`."""
 
     def sources_of_head(self, head: bytes) -> list[SourceState]:
-        """The sources, of any name, whose heads `head` begins with."""
+        """The same, of any name."""
 
     def write(self, batch: Batch) -> int:
         """Write the batch durably; its source's number, or 0 and nothing when that is not where the batch begins."""
@@ -243,14 +243,14 @@ class Store(Protocol):
     def sources(self) -> list[SourceState]:
         """All sources, in the order in which they were first seen."""
 
-    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
-        """A source's rejects in order of line, at most `limit`, after one; or what was mended, as it counts."""
+    def rejects(self, source: int, limit: int, after: int = 0, which: Rejects = "kept") -> list[Reject]:
+        """A source's rejects in order of line, at most `limit`, after one; those that count by now are told apart."""
 
     def count_rejects(self, source: int, lines: int) -> int:
         """How many of a source's first so many lines are kept as rejects."""
 
     def sources_with_rejects(self, name: str) -> list[SourceState]:
-        """The sources of that name of which rejects are kept."""
+        """The sources of that name that have rejects, or had some that count by now."""
 
     def unattributed(self) -> list[Unattributed]:
         """What waits to be claimed, most bytes first."""

@@ -18,14 +18,14 @@ from bandmeter.ingest.posts import PATH_OF_ACCOUNT
 def retry(
     parts: service.Parts,
     states: Sequence[SourceState],
-    mended: Iterator[bytes] | None = None,
+    mended: Sequence[tuple[int, bytes]] | None = None,
     account: str | None = None,
     zone: str | None = None,
 ) -> Iterator[tuple[SourceState, Outcomes, str]]:
     """Count those that can be counted by now; of each source, what became of its rejects, and what went wrong.
 
-    `mended`: lines to read in their place. `account` and `zone`: of lines that name none, where no `[[source]]` says
-    it. What an account's own key has sent counts for that account only.
+    `mended`: what to read in the place of the rejects of certain lines. `account` and `zone`: of lines that name none,
+    where no `[[source]]` says it. What an account's own key has sent counts for that account only.
     """
     with contextlib.closing(service.tools_of(parts, parts.config.ingest.batch_bytes)) as tools:
         for state in states:
@@ -33,7 +33,10 @@ def retry(
             try:
                 job = _job(parts, state, account, zone)
                 service.check_zones(parts, job)
-                yield state, Retry(tools, job, _caller(state) or job.caller).count(state, mend), ""
+                outcomes = Retry(tools, job, _caller(state) or job.caller).count(state, mend)
+                # What was not even read, a line that was cut or left empty, is still a reject.
+                left = parts.store.count_rejects(state.number, state.lines) - outcomes.rejected
+                yield state, outcomes.plus(Outcomes(left, rejected=left)), ""
             except BandmeterError as error:
                 yield state, Outcomes(), error.sentence
 

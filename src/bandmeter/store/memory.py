@@ -37,6 +37,7 @@ from bandmeter.domain.usage import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from bandmeter.domain.contracts import Rejects
     from bandmeter.domain.tenancy import Zone
 
 WIDTH, HOST_WIDTH = len(usage.ROW), len(usage.HOST_ROW)
@@ -60,7 +61,7 @@ class MemoryStore:
         self._identities_of_day: dict[int, int] = defaultdict(int)
         self._claims: dict[int, tuple[int, Side, str]] = {}
         self._receipts: dict[bytes, Receipt] = {}
-        self._mended: dict[int, list[Reject]] = defaultdict(list)
+        self._counted: dict[int, list[tuple[Reject, bytes]]] = defaultdict(list)
         self._covered: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._committed_ms: int | None = None
 
@@ -71,7 +72,7 @@ class MemoryStore:
         return any((s.name, s.path) == (name, path) for s in self._sources.values())
 
     def sources_of_head(self, head: bytes) -> list[SourceState]:
-        return [s for s in self._sources.values() if head.startswith(s.head)]
+        return [s for s in self._sources.values() if overlaps(s.head, head)]
 
     def write(self, batch: Batch) -> int:
         return next(iter(self.write_together([batch])), 0)
@@ -101,9 +102,8 @@ class MemoryStore:
             committed_ms=batch.committed_ms,
         )
         for reject in self._rejects[number]:
-            text = batch.retried.get(reject.line)
-            if text is not None:
-                self._mended[number].append(reject._replace(text=text))
+            if reject.line in batch.retried:
+                self._counted[number].append((reject, batch.retried[reject.line]))
         kept = [reject for reject in self._rejects[number] if reject.line not in batch.retried]
         self._rejects[number] = [*kept, *batch.rejects]
         for start in range(0, len(batch.rows), WIDTH):
@@ -250,15 +250,21 @@ class MemoryStore:
     def sources(self) -> list[SourceState]:
         return list(self._sources.values())
 
-    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
-        found = self._mended[source] if are_mended else self._rejects[source]
+    def rejects(self, source: int, limit: int, after: int = 0, which: Rejects = "kept") -> list[Reject]:
+        counted = self._counted[source]
+        found = {
+            "kept": self._rejects[source],
+            "counted": [reject for reject, _ in counted],
+            "mended": [reject._replace(text=text) for reject, text in counted if text],
+        }[which]
         return sorted(reject for reject in found if reject.line > after)[:limit]
 
     def count_rejects(self, source: int, lines: int) -> int:
         return sum(reject.line <= lines for reject in self._rejects[source])
 
     def sources_with_rejects(self, name: str) -> list[SourceState]:
-        return [source for number, source in self._sources.items() if source.name == name and self._rejects[number]]
+        named = [(number, source) for number, source in self._sources.items() if source.name == name]
+        return [source for number, source in named if self._rejects[number] or self._counted[number]]
 
     def unattributed(self) -> list[Unattributed]:
         waiting = []

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from bandmeter.domain.contracts import SourceState, Store
+from bandmeter.domain.contracts import Reject, SourceState, Store
 from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.tenancy import Zone
 from bandmeter.domain.usage import Outcomes
@@ -34,6 +34,7 @@ from bandmeter.verify.findings import Findings, Progress
 
 SLICE_BYTES = 64 * 2**20  # on the disk, of a log at a time
 READ_BYTES = 1 << 20
+LINE_BYTES = 4_096  # that are read at once to find a line's end
 LOOKS_MAX = 10  # at a store that is written to all the time
 IDENTITIES_MAX = 2**40  # a day: what is stored has a bound, and must not be compared with another
 REJECTS_MAX = 100_000  # of a source, that are looked at for their reasons
@@ -117,7 +118,7 @@ class Recount:
             progress("Recounting", before, total)
 
     def _is_due(self, state: SourceState) -> bool:
-        if state.name.endswith(source.REPEATS):  # its lines are another's
+        if state.note == source.REPEATS:  # its lines are another's
             return False
         return state.number not in self._failed and state.position != self._position(state.number)
 
@@ -147,16 +148,11 @@ class Recount:
             tools = Tools(rows, self._zones, lambda: now_ms, self._folder, self._batch_bytes, by_host=False)
             with contextlib.closing(tools):
                 pipeline = Pipeline(tools)
-                for number, (piece, position) in enumerate(self._slices(path, start, state.position)):
+                for number, (piece, position) in enumerate(self._slices(path, start, state)):
                     columns = _columns(state, piece, is_first=start == 0 and number == 0)
                     job = dataclasses.replace(known_job, source_name=str(number), columns=columns)
                     outcomes = outcomes.plus(pipeline.ingest(str(piece), job).outcomes)
                     step(position - start)
-                if start == 0 and (mended := self._mended(state)):
-                    columns = tuple(filter(None, state.columns.split("\t")))
-                    job = dataclasses.replace(known_job, source_name="mended", columns=columns)
-                    counted = pipeline.ingest(str(mended), job).outcomes
-                    outcomes = outcomes.plus(counted).minus(Outcomes(counted.received, rejected=counted.received))
             has_rules = bool(known_job.rules or known_job.zone)
             is_comparable = _is_comparable(state.outcomes, outcomes, has_rules=has_rules)
             if is_comparable:
@@ -167,30 +163,43 @@ class Recount:
             file.unlink()
         self._done[state.number] = _Done(state.position, outcomes, is_comparable)
 
-    def _slices(self, path: str, start: int, end: int) -> Iterator[tuple[Path, int]]:
+    def _slices(self, path: str, start: int, state: SourceState) -> Iterator[tuple[Path, int]]:
         """A log's content as files of whole lines, one at a time, each with the position where it ends."""
-        piece = self._folder / "slice.log"
+        piece, rest = self._folder / "slice.log", b""
         with source.opened(path) as content:
             content.skip_to(start)
-            while content.offset < end:
+            blocks = self._blocks(content, state)
+            while content.offset < state.position or rest:
                 with piece.open("wb") as file:
-                    while content.offset < end and (block := content.read(min(READ_BYTES, end - content.offset))):
+                    file.write(rest)
+                    rest = b""
+                    for block in blocks:
                         cut = block.rfind(b"\n") + 1 if file.tell() >= SLICE_BYTES else 0
+                        file.write(block[:cut] if cut else block)
                         if cut:
-                            file.write(block[:cut])
-                            content.push_back(block[cut:])
+                            rest = block[cut:]
                             break
-                        file.write(block)
                 yield piece, content.offset
 
-    def _mended(self, state: SourceState) -> Path | None:
-        """A file of the lines that count in the place of rejects; None without any."""
-        after, path = 0, self._folder / "mended.log"
-        with path.open("wb") as file:
-            while found := self._store.rejects(state.number, REJECTS_MAX, after, are_mended=True):
-                file.write(b"".join(reject.text + b"\n" for reject in found))
-                after = found[-1].line
-        return path if after else None
+    def _blocks(self, content: source.Content, state: SourceState) -> Iterator[bytes]:
+        """What is left of the content, with what was mended in the place of rejects."""
+        for reject in self._mended(state):
+            if reject.byte < content.offset:
+                continue
+            yield from _read_to(content, reject.byte)
+            yield reject.text + b"\n"
+            while line := content.read(LINE_BYTES):
+                _, newline, rest = line.partition(b"\n")
+                if newline:
+                    content.push_back(rest)
+                    break
+        yield from _read_to(content, state.position)
+
+    def _mended(self, state: SourceState) -> Iterator[Reject]:
+        after = 0
+        while found := self._store.rejects(state.number, REJECTS_MAX, after, "mended"):
+            yield from found
+            after = found[-1].line
 
     # ------------------------------------------------------------ comparing
 
@@ -200,7 +209,7 @@ class Recount:
     def _judge(self, states: list[SourceState], findings: Findings) -> None:
         """Compare all that was recounted with what is stored, at one moment."""
         self._tell_missing(states, findings)
-        is_complete = not self._failed
+        is_complete = not self._failed and not any(map(_has_grown, states))
         for state in states:
             done = self._done.get(state.number)
             if done is None or state.number in self._failed:
@@ -246,6 +255,16 @@ class Recount:
     def _explicable(self, state: SourceState) -> int:
         """How many of a source's rejects may be none today."""
         return sum(reject.reason in TODAY for reject in self._store.rejects(state.number, REJECTS_MAX))
+
+
+def _read_to(content: source.Content, end: int) -> Iterator[bytes]:
+    while content.offset < end and (block := content.read(min(READ_BYTES, end - content.offset))):
+        yield block
+
+
+def _has_grown(state: SourceState) -> bool:
+    """Whether a file that repeated rejects has got lines of its own, which are not recounted."""
+    return state.note == source.REPEATS and state.outcomes.received > state.outcomes.duplicate
 
 
 def _columns(state: SourceState, piece: Path, *, is_first: bool) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Proxies do write such lines: broken UTF-8 by Traffic Server, NUL bytes into a HA
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 LINE_BYTES_MAX = 262_144  # a URL may have 64 KiB in Squid and nginx; a line four times as long is damage
 _NEWLINE, _RETURN, _TAB, _NUL = 10, 13, 9, 0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LEADING = re.compile(rb"(?:\0|\xef\xbb\xbf)*")
 
 
 class Lines(NamedTuple):
     """Where the lines of a batch are. `starts` and `ends` (without the newline) are positions in the batch.
 
-    A line starts behind the NUL bytes that a truncation left before it, and behind a byte order mark.
+    A line starts behind the NUL bytes that a truncation left before it, and behind byte order marks.
     """
 
     starts: Any
@@ -58,7 +60,8 @@ def lines(scratch: Scratch) -> Lines:
     starts = np.concatenate([[0], newlines[:-1] + 1])[: len(newlines)]
     for index in np.flatnonzero((array[starts] == _NUL) | (array[starts] == _BYTE_ORDER_MARK[0])).tolist():
         line = scratch.bytes(int(starts[index]), int(newlines[index]))
-        starts[index] += len(line) - len(line.lstrip(b"\0").removeprefix(_BYTE_ORDER_MARK))
+        found = _LEADING.match(line)
+        starts[index] += found.end() if found else 0
     return Lines(starts, newlines)
 
 

@@ -111,7 +111,7 @@ class FileRun:
                     yield rest
                     return
 
-    def repeat(self, lines: int, considered: int) -> Batch:
+    def repeat(self, lines: int) -> Batch:
         """What to remember of a new file whose lines, so many, were rejected before: all of them are duplicates."""
         position, tail, rest = 0, b"", b""
         with source.opened(self._path) as content:
@@ -119,7 +119,7 @@ class FileRun:
                 whole, newline, rest = (rest + chunk).rpartition(b"\n")
                 tail = (tail + whole + newline)[-source.CHECK_BYTES :]
                 position += len(whole + newline)
-        before = source.new(self.state.name + source.REPEATS, self.state.format, self._shown_path)
+        before = source.new(self.state.name, self.state.format, self._shown_path)
         after = before._replace(
             columns=self.state.columns,
             head=self.found.head[:position],
@@ -127,8 +127,9 @@ class FileRun:
             check=source.check_of(tail),
             lines=lines,
             outcomes=Outcomes(lines, duplicate=lines),
+            note=source.REPEATS,
         )
-        return Batch(before, after, array("q"), {}, (), self._tools.clock_ms(), considered)
+        return Batch(before, after, array("q"), {}, (), self._tools.clock_ms(), self.found.considered)
 
     def begin_anew(self) -> None:
         """Count the file as a new source, though it begins like a known one."""

@@ -46,7 +46,11 @@ class Pipeline:
             earlier, in_vain = Outcomes(), 0  # earlier: what this run has counted before another process moved it on
             while in_vain < MOVES_MAX:
                 run = FileRun(self._tools, real_path, path, job)
-                report = self._retry(run, real_path, job)
+                try:
+                    report = self._retry(run, real_path, job)
+                except Moved:
+                    in_vain += 1
+                    continue
                 if report:
                     return report
                 if run.found.is_shorter and is_older_copy(self._tools, run, real_path):
@@ -62,7 +66,8 @@ class Pipeline:
     def _ingest(self, run: FileRun, earlier: Outcomes, progress: Progress) -> tuple[Committer, FileReport | None]:
         """Count to the end; what has committed it, and the report, None when another process moved the source on."""
         first = run.state
-        seen = max(0, first.outcomes.received - first.outcomes.duplicate - earlier.received)
+        known = first.lines if first.note == source.REPEATS else first.outcomes.received - first.outcomes.duplicate
+        seen = max(0, known - earlier.received)
         committer = Committer(self._store, first.number)
         try:
             with contextlib.closing(run), committer:
@@ -83,38 +88,34 @@ class Pipeline:
     def _retry(self, run: FileRun, real_path: str, job: Job) -> FileReport | None:
         """Count the rejects that a file repeats, where they are kept; None for a file that holds anything else.
 
-        Such a file is remembered, under a name of its own, so that none of it counts when it comes once more.
+        Such a file is remembered, so that none of it counts when it comes once more, or grows. Raises `Moved`.
         """
-        is_known = run.state.number > 0 and not run.found.is_shorter
-        if is_known and not run.state.outcomes.is_all_rejected:
+        state = run.state
+        is_known, is_repeat = state.number > 0 and not run.found.is_shorter, state.note == source.REPEATS
+        if is_known and not (is_repeat or state.outcomes.is_all_rejected):
             return None
-        kept = [s for s in self._store.sources_with_rejects(job.source_name) if not s.head.startswith(POSTED)]
-        kept = [s for s in kept if s.format == job.format.name or s.number == run.state.number]
-        repeat = source.find(self._store, run.state.name + source.REPEATS, job.format.name, real_path)
-        is_repeat = repeat.state.number > 0
-        if not (kept or is_repeat):
+        kept = [s for s in self._store.sources_with_rejects(state.name) if not s.head.startswith(POSTED)]
+        if not kept:
             return None
         run.name_columns()
-        wanted = match(self._store, kept, run.lines(real_path), are_all=not is_repeat)
+        wanted = match(self._store, kept, lambda: run.lines(real_path))
         lines = wanted.total()
-        if not lines or (is_repeat and lines != repeat.state.lines):
+        if not lines or (is_known and is_repeat and lines != state.lines):
             return None
+        if not is_known and not self._store.write(run.repeat(lines)):
+            raise Moved
         job = dataclasses.replace(job, columns=tuple(filter(None, run.state.columns.split("\t"))))
         total, mend, again = Outcomes(), repeated(wanted), Retry(self._tools, job, job.caller)
-        beside = None if is_known or is_repeat else run.repeat(lines, repeat.considered)
-        for state in kept:
-            outcomes = again.count(state, mend, beside)
-            beside = beside if outcomes.received == outcomes.rejected else None
-            total = total.plus(outcomes)
-        is_counted = total.received > total.rejected
-        if is_counted or total.received:
-            run.notes = [source.REJECTED if is_counted else source.STILL_REJECTED]
-        if is_known or is_repeat:
-            total = total if is_counted else Outcomes()
-            self._store.note_duplicates(run.state.number if is_known else repeat.state.number, lines - total.received)
-        number = run.state.number if is_known else kept[0].number if kept else repeat.state.number
+        for one in kept:
+            if one.format == job.format.name or one.outcomes.is_all_rejected:
+                total = total.plus(again.count(one, mend))
+        run.notes = [source.REJECTED if total.received > total.rejected else source.STILL_REJECTED]
+        if is_known and total.received == total.rejected:
+            total = Outcomes()
         seen = lines - total.received
-        return _report(run, number, total.plus(Outcomes(seen, duplicate=seen)))
+        if is_known and seen:
+            self._store.note_duplicates(state.number, seen)
+        return _report(run, state.number, total.plus(Outcomes(seen, duplicate=seen)))
 
     def _name_now(self, number: int, job: Job) -> str:
         """What the source is called by now: when another process has taken it over, this one must not count it anew."""

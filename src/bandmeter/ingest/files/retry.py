@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,26 +19,29 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.ingest.batch import clean
 from bandmeter.ingest.batch.attribute import NO_CALLER, Caller
 from bandmeter.ingest.batch.decode import SMALL_BYTES
-from bandmeter.ingest.batch.records import REJECT_TEXT_BYTES_MAX, Records
+from bandmeter.ingest.batch.records import Records
 from bandmeter.ingest.files.source import in_format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from bandmeter.domain.contracts import Reject, SourceState, Store
+    from bandmeter.domain.contracts import Reject, Rejects, SourceState, Store
     from bandmeter.ingest.batch.job import Job
     from bandmeter.ingest.batch.place import Placed
     from bandmeter.ingest.batch.tools import Tools
 
     Mend = Callable[[Reject], bytes | None]  # the line to read in a reject's place; None: leave it
 
+LINES_FIRST = 100  # of a file, that tell whether it may be one of rejects
+BLANK = b" \t\r\n\0\xef\xbb\xbf"  # of a line that is no record: with the bytes of a byte order mark
+TOO_LONG = re.compile(r"the line is longer than a batch|the line has over \d+ bytes")
 AT_ONCE = 10_000  # rejects in one transaction; each costs some 2 KB when it is one again
 TRIES_MAX = 1_000  # of a commit that another process was faster with: `serve` may follow the same source
 
 
 def as_it_is(reject: Reject) -> bytes | None:
-    """The line that was kept; None for one that was cut: what is left of it might be read as another."""
-    return reject.text if len(reject.text) < REJECT_TEXT_BYTES_MAX else None
+    """The line that was kept; None for one that was too long, and cut: what is left of it might be read as another."""
+    return None if reject.reason == "corrupt" and TOO_LONG.fullmatch(reject.detail) else reject.text
 
 
 def repeated(wanted: Counter[bytes]) -> Mend:
@@ -51,10 +56,19 @@ def repeated(wanted: Counter[bytes]) -> Mend:
     return mend
 
 
-def replaced(lines: Iterable[bytes]) -> Mend:
-    """One after the other, by these lines."""
-    following = iter(lines)
-    return lambda _: next(following, None)
+def replaced(mended: Iterable[tuple[int, bytes]]) -> Mend:
+    """By what is mended, each with the line of its reject, in order; another process may count some meanwhile."""
+    following = iter(mended)
+    ahead: list[tuple[int, bytes]] = []
+
+    def mend(reject: Reject) -> bytes | None:
+        while not ahead or ahead[0][0] < reject.line:
+            ahead[:] = itertools.islice(following, 1)
+            if not ahead:
+                return None
+        return ahead[0][1] if ahead[0][0] == reject.line else None
+
+    return mend
 
 
 class Retry:
@@ -63,11 +77,11 @@ class Retry:
     def __init__(self, tools: Tools, job: Job, caller: Caller = NO_CALLER) -> None:
         self._tools, self._job, self._caller = tools, job, caller
 
-    def count(self, state: SourceState, mend: Mend = as_it_is, beside: Batch | None = None) -> Outcomes:
+    def count(self, state: SourceState, mend: Mend = as_it_is) -> Outcomes:
         """Those of a source; what became of those that were read.
 
-        `beside`: a batch that is written with the first that counts. Raises `input_invalid` when the names of the
-        source's columns are kept nowhere, `unavailable` when another process is always faster.
+        Raises `input_invalid` when the names of the source's columns are kept nowhere, `unavailable` when another
+        process is always faster.
         """
         has_columns = self._job.format.has_header
         columns = self._job.columns or tuple(filter(None, state.columns.split("\t"))) if has_columns else ()
@@ -76,10 +90,8 @@ class Retry:
             raise BandmeterError(errors.INPUT_INVALID, sentence)
         total = Outcomes()
         for rejects in self._parts(state.number):
-            read = [(reject, text) for reject in rejects if (text := mend(reject)) and text.strip()]
-            outcomes = self._count(state.number, columns, read, beside) if read else Outcomes()
-            beside = beside if outcomes.received == outcomes.rejected else None
-            total = total.plus(outcomes)
+            read = [(reject, text) for reject in rejects if (text := mend(reject)) and text.strip(BLANK)]
+            total = total.plus(self._count(state.number, columns, read) if read else Outcomes())
         return total
 
     def _parts(self, number: int) -> Iterator[list[Reject]]:
@@ -95,15 +107,16 @@ class Retry:
                 part.append(reject)
             yield part
 
-    def _count(
-        self, number: int, columns: tuple[str, ...], read: list[tuple[Reject, bytes]], beside: Batch | None
-    ) -> Outcomes:
+    def _count(self, number: int, columns: tuple[str, ...], read: list[tuple[Reject, bytes]]) -> Outcomes:
         for _ in range(TRIES_MAX):
             state = next(s for s in self._tools.store.sources() if s.number == number)
             placed, still = self._read(b"".join(text + b"\n" for _, text in read), columns, state)
             good = [one for place, one in enumerate(read, start=1) if place not in still]
-            retried = {reject.line: None if text == reject.text else text for reject, text in good}
+            retried = {reject.line: b"" if text == reject.text else text for reject, text in good}
             outcomes = placed.total.plus(Outcomes(len(still), rejected=len(still)))
+            if placed.total.received != len(good):
+                sentence = f"The rejects of source {number} do not add up to its lines: none was counted."
+                raise BandmeterError(errors.FAILURE, sentence)
             if not retried:
                 return outcomes
             # They were received before, and were among the rejected.
@@ -114,7 +127,7 @@ class Retry:
             )
             now_ms = self._tools.clock_ms()
             batch = Batch(state, after, placed.rows, placed.newest_ms, (), now_ms, hosts=placed.hosts, retried=retried)
-            if self._tools.store.write_together([batch, beside] if beside else [batch]):
+            if self._tools.store.write(batch):
                 return outcomes
             kept = {reject.line for reject in self._tools.store.rejects(number, AT_ONCE, read[0][0].line - 1)}
             read = [one for one in read if one[0].line in kept]  # another process may have counted the others
@@ -141,21 +154,30 @@ class Retry:
         return records.placed, {reject.line for reject in rejects}
 
 
-def match(store: Store, kept: Iterable[SourceState], texts: Iterable[bytes], *, are_all: bool) -> Counter[bytes]:
-    """How often each of some lines came, by digest, when they are kept as rejects of these sources.
-
-    Empty when one of them is not, if `are_all` must be.
-    """
-    most = sum(store.count_rejects(state.number, state.lines) for state in kept)
+def match(store: Store, kept: Sequence[SourceState], lines: Callable[[], Iterable[bytes]]) -> Counter[bytes]:
+    """How often each of a file's lines comes, by digest, when all are rejects of these sources, or were; else empty."""
+    first = {digest(line) for line in itertools.islice(lines(), LINES_FIRST)}
+    rows = 0
+    for known in _digests(store, kept):
+        rows += len(known)
+        first -= known
+    if first:
+        return Counter()
     wanted: Counter[bytes] = Counter()
-    for text in texts:
-        wanted[digest(text)] += 1
-        if len(wanted) > most and are_all:
+    for line in lines():
+        wanted[digest(line)] += 1
+        if len(wanted) > rows:
             return Counter()
-    missing = set(wanted) if are_all else set()
-    for state in kept if missing else ():
-        missing -= {digest(reject.text) for part in _in_order(store, state.number) for reject in part}
+    missing = set(wanted)
+    for known in _digests(store, kept):
+        missing -= known
     return Counter() if missing else wanted
+
+
+def _digests(store: Store, states: Iterable[SourceState]) -> Iterator[set[bytes]]:
+    for state in states:
+        for rejects in itertools.chain(_in_order(store, state.number), _in_order(store, state.number, "counted")):
+            yield {digest(reject.text) for reject in rejects}
 
 
 def digest(text: bytes) -> bytes:
@@ -163,8 +185,8 @@ def digest(text: bytes) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def _in_order(store: Store, number: int) -> Iterator[list[Reject]]:
+def _in_order(store: Store, number: int, which: Rejects = "kept") -> Iterator[list[Reject]]:
     after = 0
-    while rejects := store.rejects(number, AT_ONCE, after):
+    while rejects := store.rejects(number, AT_ONCE, after, which):
         after = rejects[-1].line
         yield rejects

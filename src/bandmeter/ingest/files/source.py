@@ -27,7 +27,7 @@ from bandmeter.domain.usage import Outcomes
 from bandmeter.formats import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from bandmeter.domain.contracts import Store
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 4_096  # of the fingerprint: a log's first lines hold times to the ms, so two logs differ within it
 CHECK_BYTES = 4_096  # just before the position
 STDIN = "-"
-# Behind a source's name, that of a file of nothing but its rejects, which count where they are kept.
-REPEATS = " (rejects)"
+REPEATS = "rejects"  # the note of a file of nothing but lines that were rejected elsewhere, and count there
 _READ_BYTES = 1 << 20
 # Of every format: a file may be given with the wrong one.
 _SECRETS = [re.compile(log_format.secret.encode()) for log_format in FORMATS.values() if log_format.secret]
@@ -192,7 +191,7 @@ def _is_pipe(path: str) -> bool:
 
 REPLACED = "it was truncated or replaced: counted as a new file"
 REJECTED = "its lines were rejected when they came before: counted where they are kept"
-STILL_REJECTED = "its lines were rejected when they came before, and would be again: `bandmeter rejects` says why"
+STILL_REJECTED = "its lines were rejected when they came before: `bandmeter rejects` says which still are, and why"
 UNMETERABLE = "CANNOT BE METERED"
 WAITING = "the last line has no newline yet: it waits"
 BOTH_TWICE = "what both have is counted twice. Keep copies where no source looks"
@@ -238,33 +237,39 @@ def find(store: Store, name: str, log_format: str, path: str, others: Collection
         known = store.find_sources(name, head)
         nobodys = [] if others is None else _nobodys(store, head, others)
         considered = max((state.number for state in known), default=0)
-        fits = other = longer = None
-        for state in sorted(known, key=lambda s: s.position):
-            size, check = _look_at(content, state) if head.startswith(state.head) else (len(head), b"")
-            if size == state.position and check == state.check:
-                fits = state
-            elif size < state.position:
-                longer = state
-        for state in nobodys if not (fits or longer) else ():
-            if _look_at(content, state) == (state.position, state.check):
-                other = state
+        fits, longer = _fitting(content, head, known)
+        other, longer = _fitting(content, head, nobodys) if not (fits or longer) else (None, longer)
     if fits:
         return Found(fits, considered, head=head)
     if other:
         note = TAKEN_OVER.format(other.name)
         return Found(other._replace(name=name), considered, note, head=head, is_taken_over=True)
     if longer:
+        longer = longer._replace(name=name)
         return Found(longer, considered, is_shorter=True, head=head)
     return Found(fresh, considered, replaced(name, head, known) if known else "", head=head)
 
 
-def _nobodys(store: Store, head: bytes, others: Collection[str]) -> list[SourceState]:
-    """Sources whose heads the content begins with, and whose name nobody has; the furthest last.
+def _fitting(
+    content: Content, head: bytes, states: Iterable[SourceState]
+) -> tuple[SourceState | None, SourceState | None]:
+    """The furthest state that the content goes on from, and the furthest of which it may be the beginning.
 
-    Without those that were rejected as a whole: they were read in a wrong way.
+    A file that repeats rejects may be a log's beginning; then the log says what it is.
     """
-    found = [s for s in store.sources_of_head(head) if s.name not in others and not s.name.endswith(REPEATS)]
-    return sorted((s for s in found if not s.outcomes.is_all_rejected), key=lambda s: s.position)
+    fits = repeats = longer = None
+    for state in sorted(states, key=lambda s: s.position):
+        size, check = _look_at(content, state) if head.startswith(state.head) else (len(head), b"")
+        if size == state.position and check == state.check:
+            fits, repeats = (fits, state) if state.note == REPEATS else (state, repeats)
+        elif size < state.position:
+            longer = state
+    return fits or (None if longer else repeats), longer
+
+
+def _nobodys(store: Store, head: bytes, others: Collection[str]) -> list[SourceState]:
+    """Sources that the content may belong to, and whose name nobody has."""
+    return [s for s in store.sources_of_head(head) if s.name not in others]
 
 
 def replaced(name: str, head: bytes, known: Sequence[SourceState]) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from bandmeter.domain.contracts import Rejects
     from bandmeter.domain.tenancy import Zone
 
 BUSY_TIMEOUT_MS = 30_000  # how long a writer waits for another process's transaction
@@ -62,6 +63,12 @@ _FRESHNESS = (
     "SELECT coalesce(sum(changes), 0), max(newest_ms), (SELECT committed_ms FROM state) "
     "FROM json_each(?) JOIN freshness ON zone = value"
 )
+# Of each kind: the text, and the condition.
+_REJECTS = {
+    "kept": ("text", "mended IS NULL"),
+    "counted": ("text", "mended IS NOT NULL"),
+    "mended": ("mended", "mended <> x''"),
+}
 _ENCODE = msgspec.json.encode
 _INTEGERS = msgspec.json.Decoder(list[int])
 _SELECTS = {(side, resolution): _select(side, table) for side in Side for resolution, table in TABLES.items()}
@@ -72,6 +79,14 @@ _SERIES = {
     for measure in Measure
     for is_filtered in (False, True)
 }
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Availability:
@@ -104,6 +119,7 @@ class SqliteStore:
         self._connections: list[sqlite3.Connection] = []
         self._write_lock = threading.Lock()
         path.touch(mode=0o600, exist_ok=True)
+        self._identity = _identity_of(path)
         self._writer = self._connect()
         try:
             self._bring_up_to_date()
@@ -114,7 +130,10 @@ class SqliteStore:
     # ------------------------------------------------------------ connections
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=64)
+        address = f"{self.path.absolute().as_uri()}?mode=rw"  # who deletes the file while we run gets no new one
+        connection = sqlite3.connect(
+            address, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")  # a commit is on the disk when it returns
@@ -141,6 +160,11 @@ class SqliteStore:
     @contextlib.contextmanager
     def _transaction(self, *, is_opening: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock, _AVAILABLE:
+            if _identity_of(self.path) != self._identity:  # SQLite would go on in a file that nobody will find
+                sentence = (
+                    f"{self.path} was moved or deleted while in use: bring it back, and start this process again."
+                )
+                raise BandmeterError(errors.UNAVAILABLE, sentence)
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 if not is_opening:
@@ -303,11 +327,11 @@ class SqliteStore:
             for row in self._reader.execute(f"SELECT {SOURCE_COLUMNS} FROM source ORDER BY number")
         ]
 
-    def rejects(self, source: int, limit: int, after: int = 0, *, are_mended: bool = False) -> list[Reject]:
-        text, wanted = ("mended", "NOT NULL") if are_mended else ("text", "NULL")
+    def rejects(self, source: int, limit: int, after: int = 0, which: Rejects = "kept") -> list[Reject]:
+        text, wanted = _REJECTS[which]
         rows = self._reader.execute(
-            f"SELECT line, byte, field, reason, detail, {text} FROM reject WHERE source = ? AND line > ? "
-            f"AND mended IS {wanted} ORDER BY line LIMIT ?",
+            f"SELECT line, byte, field, reason, detail, {text} FROM reject WHERE source = ? AND line > ? AND {wanted} "
+            "ORDER BY line LIMIT ?",
             [source, after, limit],
         )
         return [Reject(*row) for row in rows]
@@ -318,8 +342,8 @@ class SqliteStore:
             return int(self._reader.execute(statement, [source, lines]).fetchone()[0])
 
     def sources_with_rejects(self, name: str) -> list[SourceState]:
-        kept = "EXISTS (SELECT 1 FROM reject WHERE source = number AND mended IS NULL)"
-        statement = f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND {kept} ORDER BY number"
+        has_some = "EXISTS (SELECT 1 FROM reject WHERE source = number)"
+        statement = f"SELECT {SOURCE_COLUMNS} FROM source WHERE name = ? AND {has_some} ORDER BY number"
         with _AVAILABLE:
             return list(map(writing.to_source, self._reader.execute(statement, [name])))
 

@@ -42,7 +42,7 @@ STEPS: tuple[Step, ...] = (
         "INSERT INTO freshness SELECT zone, newest_ms, 0 FROM newest",
         "DROP TABLE newest",
     ),
-    ("ALTER TABLE reject ADD COLUMN mended BLOB",),  # to schema 3: what counts in a reject's place
+    ("ALTER TABLE reject ADD COLUMN mended BLOB",),  # to schema 3: what counts in a reject's place, and that it counts
 )
 
 

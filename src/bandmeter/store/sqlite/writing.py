@@ -48,12 +48,15 @@ def find_sources(db: sqlite3.Connection, name: str, head: bytes) -> list[SourceS
 
 
 def find_sources_of_head(db: sqlite3.Connection, head: bytes) -> list[SourceState]:
-    """Those, of any name, whose heads `head` begins with: by the same two indexes."""
+    """The same, of any name: by the same two indexes."""
+    found = f"""SELECT number FROM source WHERE length(head) < {INDEXED_HEAD_BYTES} UNION ALL
+        SELECT number FROM source WHERE name IN (SELECT DISTINCT name FROM source)
+        AND substr(head, 1, {INDEXED_HEAD_BYTES}) = substr(:head, 1, {INDEXED_HEAD_BYTES})"""
+    if len(head) < INDEXED_HEAD_BYTES:
+        found = "SELECT number FROM source"
     rows = db.execute(
-        f"""SELECT {SOURCE_COLUMNS} FROM source WHERE substr(:head, 1, length(head)) = head AND number IN (
-            SELECT number FROM source WHERE length(head) < {INDEXED_HEAD_BYTES} UNION ALL
-            SELECT number FROM source WHERE name IN (SELECT DISTINCT name FROM source)
-            AND substr(head, 1, {INDEXED_HEAD_BYTES}) = substr(:head, 1, {INDEXED_HEAD_BYTES})) ORDER BY number""",
+        f"""SELECT {SOURCE_COLUMNS} FROM source WHERE number IN ({found}) AND (
+            substr(:head, 1, length(head)) = head OR substr(head, 1, length(:head)) = :head) ORDER BY number""",
         {"head": head},
     )
     return list(map(to_source, rows))
@@ -85,13 +88,11 @@ def write(db: sqlite3.Connection, hosts: HostTable, batches: Sequence[Batch]) ->
     return numbers
 
 
-def _take_out(db: sqlite3.Connection, source: int, retried: Mapping[int, bytes | None]) -> None:
-    mended = [(text, source, line) for line, text in retried.items() if text is not None]
-    others = [(source, line) for line, text in retried.items() if text is None]
-    kept = "WHERE source = ? AND line = ? AND mended IS NULL"
-    for statement, values in ((f"UPDATE reject SET mended = ? {kept}", mended), (f"DELETE FROM reject {kept}", others)):
-        if values and db.executemany(statement, values).rowcount != len(values):
-            raise StaleError  # another process has counted one of them
+def _take_out(db: sqlite3.Connection, source: int, retried: Mapping[int, bytes]) -> None:
+    rows = [(text, source, line) for line, text in retried.items()]
+    found = db.executemany("UPDATE reject SET mended = ? WHERE source = ? AND line = ? AND mended IS NULL", rows)
+    if found.rowcount != len(rows):
+        raise StaleError  # another process has counted one of them
 
 
 def _keep_receipts(db: sqlite3.Connection, receipts: Sequence[Receipt]) -> None:
