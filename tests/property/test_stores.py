@@ -395,6 +395,8 @@ def test_a_file_that_is_moved_while_it_is_used_takes_nothing(tmp_path):
         (tmp_path / "usage.db").rename(tmp_path / "elsewhere.db")
         with pytest.raises(BandmeterError, match="moved or deleted"):
             store.write(batch)
+        with pytest.raises(BandmeterError, match="moved or deleted"):
+            store.committed_ms()  # by which /readyz is asked
         with ThreadPoolExecutor() as pool, pytest.raises(BandmeterError):
             pool.submit(store.freshness, [1]).result()
         assert not (tmp_path / "usage.db").exists()

@@ -330,6 +330,8 @@ def health(parts: Parts) -> list[str]:
     for name, look in (("catalog", parts.catalog.version), ("usage store", parts.store.committed_ms)):
         try:
             look()
+        except BandmeterError as error:
+            problems.append(error.sentence)
         except Exception as error:  # noqa: BLE001 - whatever it is, it makes us unwell
             problems.append(f"The {name} cannot be read ({type(error).__name__}).")
     return problems

@@ -81,14 +81,6 @@ _SERIES = {
 }
 
 
-def _identity_of(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
 class _Availability:
     """Turns what SQLite says into our errors: locked, full or unreadable is `unavailable`, which clients may retry."""
 
@@ -119,7 +111,7 @@ class SqliteStore:
         self._connections: list[sqlite3.Connection] = []
         self._write_lock = threading.Lock()
         path.touch(mode=0o600, exist_ok=True)
-        self._identity = _identity_of(path)
+        self._identity = checking.identity_of(path)
         self._writer = self._connect()
         try:
             self._bring_up_to_date()
@@ -160,11 +152,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def _transaction(self, *, is_opening: bool = False) -> Iterator[sqlite3.Connection]:
         with self._write_lock, _AVAILABLE:
-            if _identity_of(self.path) != self._identity:  # SQLite would go on in a file that nobody will find
-                sentence = (
-                    f"{self.path} was moved or deleted while in use: bring it back, and start this process again."
-                )
-                raise BandmeterError(errors.UNAVAILABLE, sentence)
+            checking.check_there(self.path, self._identity)
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 if not is_opening:
@@ -318,6 +306,7 @@ class SqliteStore:
         return Freshness._make(found)
 
     def committed_ms(self) -> int | None:
+        checking.check_there(self.path, self._identity)  # who asks whether all is well hears of it
         committed_ms: int | None = self._reader.execute("SELECT committed_ms FROM state").fetchone()[0]
         return committed_ms
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bandmeter.domain import grid, usage
+from bandmeter.domain import errors, grid, usage
+from bandmeter.domain.errors import BandmeterError
 from bandmeter.domain.grid import Resolution, Span
 from bandmeter.store.sqlite import sums
 from bandmeter.store.sqlite.schema import TABLES
@@ -12,11 +13,28 @@ from bandmeter.store.sqlite.schema import TABLES
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+    from pathlib import Path
 
 _COUNTERS = ", ".join(usage.ROW_COUNTERS)
 _SUMS = ", ".join(f"sum({counter})" for counter in usage.ROW_COUNTERS)
 _PAIRS = ((Resolution.FIVE_MINUTES, Resolution.HOUR), (Resolution.HOUR, Resolution.DAY))
 _DAY_WHERE = "WHERE zone = :zone AND bucket >= :day * {0} AND bucket < (:day + 1) * {0}"
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from one that takes its place; None when it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def check_there(path: Path, identity: tuple[int, int] | None) -> None:
+    """Raise `unavailable` when an open store is not at its path any more: SQLite would go on where nobody finds it."""
+    if identity_of(path) != identity:
+        sentence = f"{path.name} was moved or deleted while in use: bring it back, and start this process again."
+        raise BandmeterError(errors.UNAVAILABLE, sentence)
 
 
 def faults_of_file(db: sqlite3.Connection) -> Iterator[str]:
