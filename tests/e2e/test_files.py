@@ -278,7 +278,7 @@ def test_rejects_that_are_rejected_again_are_ingested_once_more(meter, log, tmp_
     again = tmp_path / "again.log"
     again.write_bytes(rejected(meter))
     meter.add_zone("acme", "one")
-    assert meter.feed(again).outcomes == Outcomes(120, counted=60, rejected=60)
+    assert meter.feed(again).outcomes == Outcomes(120, counted=60, duplicate=60)
     assert meter.feed(again).outcomes == Outcomes(120, duplicate=120)
     meter.add_zone("acme", "two")
     again.write_bytes(in_zone("two", 60, 120))

@@ -143,7 +143,7 @@ def test_a_file_of_rejects_some_of_which_stay_wrong(meter, tmp_path):
     meter.feed(line("res", 1) + line("b", 2) + line("c", 4) + line("b", 8))
     again.write_bytes(b"".join(reject.text + b"\n" for reject in meter.rejects()))
     meter.add_zone("acme", "b")
-    assert meter.feed(again).outcomes == Outcomes(3, counted=2, rejected=1)
+    assert meter.feed(again).outcomes == Outcomes(3, counted=2, duplicate=1)
     assert meter.feed(again).outcomes == Outcomes(3, duplicate=3)
     meter.add_zone("acme", "c")
     assert meter.feed(again).outcomes == Outcomes(3, counted=1, duplicate=2)

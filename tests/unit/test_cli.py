@@ -978,7 +978,7 @@ def test_a_repair_that_was_tried_too_early_counts_once_when_it_is_tried_again(ac
     ahead = "".join(json.dumps(LINE | {"time": 1_669_400_000 + n, "bytes_up": n}) + "\n" for n in range(5))
     (tmp_path / "a.log").write_text(json.dumps(LINE | {"time": 1_669_370_000, "bytes_up": 100}) + "\n" + ahead)
     assert run("ingest", "--format", "jsonl", tmp_path / "a.log")[0] == 1
-    assert repair(run, tmp_path)["rejected"] == 5
+    assert repair(run, tmp_path)["duplicate"] == 5
     monkeypatch.setenv("BANDMETER_NOW", "2022-11-28T12:00:00Z")
     assert [repair(run, tmp_path).get("counted") for _ in range(3)] == [5, None, None]
     (row,) = json.loads(done("usage", "acme", "--resolution", "total", "--output", "json"))["rows"]

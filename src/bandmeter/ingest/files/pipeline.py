@@ -109,13 +109,12 @@ class Pipeline:
         for one in kept:
             if one.format == job.format.name or one.outcomes.is_all_rejected:
                 total = total.plus(again.count(one, mend))
-        run.notes = [source.REJECTED if total.received > total.rejected else source.STILL_REJECTED]
-        if is_known and total.received == total.rejected:
-            total = Outcomes()
-        seen = lines - total.received
+        counted = total.minus(Outcomes(total.rejected, rejected=total.rejected))
+        seen = lines - counted.received
+        run.notes = [source.REJECTED if counted.received else source.STILL_REJECTED]
         if is_known and seen:
             self._store.note_duplicates(state.number, seen)
-        return _report(run, state.number, total.plus(Outcomes(seen, duplicate=seen)))
+        return _report(run, state.number, counted.plus(Outcomes(seen, duplicate=seen)))
 
     def _name_now(self, number: int, job: Job) -> str:
         """What the source is called by now: when another process has taken it over, this one must not count it anew."""

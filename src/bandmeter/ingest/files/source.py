@@ -190,7 +190,7 @@ def _is_pipe(path: str) -> bool:
 
 
 REPLACED = "it was truncated or replaced: counted as a new file"
-REJECTED = "its lines were rejected when they came before: counted where they are kept"
+REJECTED = "its lines were rejected when they came before: what can be counted by now is, where it is kept"
 STILL_REJECTED = "its lines were rejected when they came before: `bandmeter rejects` says which still are, and why"
 UNMETERABLE = "CANNOT BE METERED"
 WAITING = "the last line has no newline yet: it waits"
