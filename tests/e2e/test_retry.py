@@ -238,6 +238,20 @@ def test_mended_lines_find_their_rejects_whatever_else_counts(meter, tmp_path, m
     assert bytes_up(meter, 0) == sum(int(f"1000{n}") for n in range(3, 31, 3))
 
 
+def test_mended_lines_that_are_longer_than_a_batch_together(make_meter, tmp_path):
+    """Though what was kept fits into one."""
+    meter = make_meter(batch_bytes=4096)
+    meter.add_zone("acme", "res")
+    (tmp_path / "a.log").write_bytes(b"".join(line("res", n, bytes_up=-1) for n in range(1, 31)))
+    meter.feed(tmp_path / "a.log")
+    pairs = [(r.line, r.text.replace(b": -1", b": 1, " + b'"more": "%s"' % (b"x" * 1_000))) for r in meter.rejects()]
+    tools = Tools(meter.store, lambda: list(meter.zones), lambda: meter.now_ms, meter.folder, 4096)
+    (state,) = meter.store.sources()
+    assert retry.Retry(tools, Job(FORMATS["jsonl"])).count(state, retry.replaced(pairs)).counted == 30
+    tools.close()
+    assert bytes_up(meter, 0) == 30
+
+
 @pytest.mark.parametrize("odd", [b"\xef\xbb\xbf\xef\xbb\xbf", b"\0\xef\xbb\xbf\0\0"])
 def test_a_line_of_nothing_stops_no_other(meter, tmp_path, odd):
     (tmp_path / "a.log").write_bytes(odd + b"\n" + line("later", 5) + odd + b"\n")

@@ -91,7 +91,7 @@ def _read_mended(parts: service.Parts, chosen: list[SourceState], path: str) -> 
         kept += [reject.line for reject in found]
     try:
         with Path(path).open("rb") as file:  # once: it may be a pipe
-            read = iter(lambda: file.readline(LINE_BYTES_MAX), b"")
+            read = iter(lambda: file.readline(LINE_BYTES_MAX + 1), b"")
             mended = [line.removesuffix(b"\n") for line in itertools.islice(read, len(kept) + 1)]
     except OSError as error:
         sentence = f"{path} cannot be read ({error.strerror}): check its name and permissions."

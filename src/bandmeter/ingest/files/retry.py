@@ -89,23 +89,26 @@ class Retry:
             sentence = f"The columns of source {state.number} are not kept: mend its lines and send them again."
             raise BandmeterError(errors.INPUT_INVALID, sentence)
         total = Outcomes()
-        for rejects in self._parts(state.number):
-            read = [(reject, text) for reject in rejects if (text := mend(reject)) and text.strip(BLANK)]
-            total = total.plus(self._count(state.number, columns, read) if read else Outcomes())
+        for part in self._parts(state.number, mend):
+            total = total.plus(self._count(state.number, columns, part))
         return total
 
-    def _parts(self, number: int) -> Iterator[list[Reject]]:
-        """All rejects, in parts that fit into the scratch."""
+    def _parts(self, number: int, mend: Mend) -> Iterator[list[tuple[Reject, bytes]]]:
+        """The rejects and what is read in their place, as much at once as fits into the scratch."""
         for rejects in _in_order(self._tools.store, number):
-            part: list[Reject] = []
+            part: list[tuple[Reject, bytes]] = []
             size = 0
             for reject in rejects:
-                size += len(reject.text) + 1
+                text = mend(reject)
+                if not text or not text.strip(BLANK):
+                    continue
+                size += len(text) + 1
                 if size > self._tools.scratch.size and part:
                     yield part
-                    part, size = [], len(reject.text) + 1
-                part.append(reject)
-            yield part
+                    part, size = [], len(text) + 1
+                part.append((reject, text))
+            if part:
+                yield part
 
     def _count(self, number: int, columns: tuple[str, ...], read: list[tuple[Reject, bytes]]) -> Outcomes:
         for _ in range(TRIES_MAX):
