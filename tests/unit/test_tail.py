@@ -319,6 +319,20 @@ def test_a_source_that_is_renamed_goes_on_with_its_logs(make, capsys):
     assert capsys.readouterr().out.count("counted before as source old") == 2
 
 
+def test_a_copy_of_a_log_that_was_rejected_as_a_whole_is_an_older_copy(make):
+    """Though its zone is there by now: the log's rejects are tried again, and would count beside it."""
+    following = make(("proxy", "*.log", None))
+    zones, following.tools._zones = following.tools._zones, list
+    following.write("a.log", *range(1, 100))
+    following.go_on()
+    following.tools._zones, following.tools._known = zones, None
+    following.write("b.log", *range(1, 90))
+    following.go_on()
+    following.go_on(RETRY_SECONDS)
+    assert following.total == 0
+    assert [(state.outcomes.rejected, state.outcomes.counted) for state in following.store.sources()] == [(99, 0)]
+
+
 def test_a_copy_that_gets_lines_of_its_own_is_told_and_logged(make, capsys):
     """Both lie under the path of one source; what they have in common is counted twice, and somebody must mend it."""
     following = make(("proxy", "*.log", None))

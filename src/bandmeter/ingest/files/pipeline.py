@@ -140,9 +140,11 @@ def count_lines(path: str) -> int:
 def is_older_copy(tools: Tools, run: FileRun, real_path: str) -> bool:
     """Whether nothing in a shortened file is newer than what was counted; else it goes on as a new file.
 
-    So does one of whose lines none was counted: rejected lines that stood at a log's beginning, ingested again.
+    Of a log that was rejected as a whole a copy has nothing but its rejects, which count where they are kept.
     """
     run.name_columns()
+    if run.state.outcomes.is_all_rejected and match(tools.store, [run.state], lambda: run.lines(real_path)):
+        return True
     decoder = run.decoder(tools.scratch.size)
     counted_ms = _newest_known_ms(tools, run, decoder)
     with source.opened(real_path) as content:
