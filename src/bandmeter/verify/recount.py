@@ -150,7 +150,8 @@ class Recount:
                 pipeline = Pipeline(tools)
                 for number, (piece, position) in enumerate(self._slices(path, start, state)):
                     columns = _columns(state, piece, is_first=start == 0 and number == 0)
-                    job = dataclasses.replace(known_job, source_name=str(number), columns=columns)
+                    # Each slice is a source of its own, also where two are equal.
+                    job = dataclasses.replace(known_job, source_name=str(number), columns=columns, other_names=None)
                     outcomes = outcomes.plus(pipeline.ingest(str(piece), job).outcomes)
                     step(position - start)
             has_rules = bool(known_job.rules or known_job.zone)
