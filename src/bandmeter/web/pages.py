@@ -60,7 +60,7 @@ def build(
 
     async def readyz(_request: Request) -> Response:
         faults, doubts = await told() if told else ((), ())
-        found = [*health(), *faults]
+        found = list(dict.fromkeys([*health(), *faults]))
         warned = [*(await warnings() if warnings else ()), *doubts]
         body = {"ready": not found, "faults": found} | ({"warnings": warned} if warned else {})
         return _json(body, 503 if found else 200)
