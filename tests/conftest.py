@@ -25,7 +25,7 @@ from bandmeter.ingest import FileReport, Job, Pipeline, Tools
 from bandmeter.ingest.batch.decode import SMALL_BYTES
 from bandmeter.ingest.files import file
 from bandmeter.ingest.posts import poster
-from bandmeter.store import MemoryStore
+from bandmeter.store import MemoryStore, SqliteStore
 
 ROOT = Path(__file__).resolve().parents[1]
 NOW = "2026-11-23T00:00:00Z"
@@ -161,6 +161,18 @@ def each_size(request):
         for reader in (file, poster):
             patch.setattr(reader, "SMALL_BYTES", request.param)
         yield
+
+
+@pytest.fixture
+def durable_meter(make_meter, tmp_path):
+    """One of a zone, acme/res, on SQLite; in the end the store is whole, and its counts add up."""
+    store = SqliteStore(tmp_path / "usage.db")
+    made = make_meter(store=store)
+    made.add_zone("acme", "res")
+    yield made
+    assert store.check() == []
+    assert made.outcomes().adds_up
+    store.close()
 
 
 @pytest.fixture

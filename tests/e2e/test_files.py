@@ -38,14 +38,8 @@ def sums(*spans):
 
 
 @pytest.fixture
-def meter(make_meter, tmp_path):
-    store = SqliteStore(tmp_path / "usage.db")
-    made = make_meter(store=store)
-    made.add_zone("acme", "res")
-    yield made
-    assert store.check() == []
-    assert made.outcomes().adds_up
-    store.close()
+def meter(durable_meter):
+    return durable_meter
 
 
 @pytest.fixture

@@ -1085,6 +1085,15 @@ def test_a_configured_file_is_not_counted_under_another_name(done, fails, data, 
 
 
 @pytest.mark.usefixtures("acme")
+def test_a_side_of_a_log_goes_on_from_no_other_name(done, data, run, logged):
+    """Nobody knows which side was counted under that."""
+    done("ingest", "--format", "jsonl", logged)
+    write_sources(data, logged.parent, "side = 'target'", "side = 'client'")
+    assert json.loads(done("ingest", "--json"))["total"]["duplicate"] == 0
+    assert len(json.loads(done("sources", "--json"))["sources"]) == 3
+
+
+@pytest.mark.usefixtures("acme")
 def test_two_sources_may_count_the_two_sides_of_a_file(done, data, run, logged):
     write_sources(data, logged.parent, "side = 'target'", "side = 'client'")
     assert json.loads(done("ingest", "--json"))["total"]["received"] == 2
