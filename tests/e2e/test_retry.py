@@ -29,14 +29,8 @@ def line(zone, up, **more):
 
 
 @pytest.fixture
-def meter(make_meter, tmp_path):
-    store = SqliteStore(tmp_path / "usage.db")
-    made = make_meter(store=store)
-    made.add_zone("acme", "res")
-    yield made
-    assert store.check() == []
-    assert made.outcomes().adds_up
-    store.close()
+def meter(durable_meter):
+    return durable_meter
 
 
 def count(meter, **job):
@@ -430,6 +424,23 @@ def test_a_log_that_was_given_in_a_wrong_format(meter, tmp_path, wrong, right, g
     total = meter.total(meter.zones[0])
     assert (total.requests, total.bytes_up) == ((7, 28) if grows else (6, 21))
     assert [state.format for state in meter.store.sources()] == [right]
+
+
+def test_a_file_of_rejects_that_has_grown_is_named_by_verify(command, tmp_path):
+    """It counts where two logs meet; what is stored is more than the logs say, and no difference."""
+    command.apply({"acme": {"res": {}}})
+    log, again = tmp_path / "a.log", tmp_path / "f.log"
+    log.write_bytes(line("res", 1) + line("later", 100))
+    command("ingest", "--format", "jsonl", log, status=1)
+    again.write_bytes(command("rejects", "--lines").stdout)
+    command("zone", "add", "acme", "later")
+    for more in (b"", line("res", 5)):
+        again.write_bytes(again.read_bytes() + more)
+        assert command.ingest("jsonl", again).counted == 1
+        told = command("verify").stdout.decode()
+        assert "✓ No difference." in told
+        assert ("what it got besides is not recounted" in told) == bool(more)
+    assert usage(command) == {"res": (2, 6), "later": (1, 100)}
 
 
 def test_what_excludes_each_other_is_refused(command):

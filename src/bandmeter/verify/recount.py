@@ -232,6 +232,9 @@ class Recount:
                 f"{len(gone)} of {len(states)} sources: their logs are not there, such as source"
                 f" {gone[0].number} ({gone[0].path}). What is stored may be more than the other logs say."
             )
+        for state in filter(_has_grown, states):
+            sentence = "it began with rejects of other logs, and what it got besides is not recounted."
+            findings.leaves_out(f"source {state.number} ({state.path}): {sentence}")
         for state in states:
             if self._failed.get(state.number):
                 findings.leaves_out(f"source {state.number} ({state.path}): {self._failed[state.number]}")
